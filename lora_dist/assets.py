@@ -1,0 +1,36 @@
+"""Where the files that ship with the package are, and where files made once per user go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import platformdirs
+
+from lora_dist.errors import ConfigError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def recipe_names() -> list[str]:
+    """The names of the shipped experiments, sorted."""
+    return sorted(path.stem for path in (PACKAGE / "recipes").glob("*.yaml"))
+
+
+def recipe_path(name: str) -> Path:
+    """The file of the shipped experiment `name`.
+
+    Raises:
+        ConfigError: no recipe has this name.
+    """
+    if name not in recipe_names():
+        raise ConfigError(
+            key="recipe",
+            problem=f"no recipe is called '{name}'",
+            fix=f"use one of {', '.join(recipe_names())}, or give the path of a YAML file",
+        )
+    return PACKAGE / "recipes" / f"{name}.yaml"
+
+
+def user_cache() -> Path:
+    """The folder for things made once per user, such as the built-in model (honours XDG_CACHE_HOME)."""
+    return platformdirs.user_cache_path("lora_dist", appauthor=False)

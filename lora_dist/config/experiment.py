@@ -1,0 +1,132 @@
+"""The experiment: what one YAML file says, and the runs that it expands into."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from lora_dist.config.sections import (
+    DataSection,
+    EvaluateSection,
+    LaunchSection,
+    MethodSection,
+    ModelSection,
+    Section,
+    TrainSection,
+    WholeOrZero,
+)
+
+# Names become folders: they stay inside their parent and need no quoting in a shell.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+SECTIONS = ("model", "data", "method", "prune", "train", "evaluate")
+
+# Settings that change where or how a run is done, and never its numbers: outside its identity.
+NOT_IDENTITY = {"train": ("checkpoint_steps", "keep_checkpoints", "report_to")}
+
+
+class Arm(Section):
+    """A named row of the comparison: overrides of the sections above it, and the points of its sweep."""
+
+    model: dict[str, Any] = {}
+    """Overrides of the model section."""
+    data: dict[str, Any] = {}
+    """Overrides of the data section."""
+    method: dict[str, Any] = {}
+    """Overrides of the method section."""
+    prune: None = None
+    """Reserved for pruned arms."""
+    train: dict[str, Any] = {}
+    """Overrides of the train section."""
+    evaluate: dict[str, Any] = {}
+    """Overrides of the evaluate section."""
+    points: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
+    """Settings that go together, such as {method.rank: 4, method.alpha: 16}; one run (times the grid) for each."""
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    """Lists of values by dotted key; every combination is a run."""
+
+
+class Experiment(Section):
+    """One experiment file: base sections, and the arms that vary them."""
+
+    name: Name
+    """Folder of the experiment below output_dir; the file's stem unless given."""
+    output_dir: Annotated[str, StringConstraints(min_length=1)] = "runs"
+    """Where experiment folders are made, relative to the current folder."""
+    seeds: Annotated[list[WholeOrZero], Field(min_length=1)] = [0]
+    """Every trained run is repeated with each seed."""
+    model: ModelSection
+    data: DataSection
+    method: MethodSection = MethodSection()
+    prune: None = None
+    """Reserved for pruning."""
+    train: TrainSection = TrainSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    launch: LaunchSection = LaunchSection()
+    arms: dict[Name, Arm | None] = {}
+    """Rows of the comparison by name; without arms the experiment is one run."""
+
+    def basis(self) -> dict[str, Any]:
+        """What every run in one experiment folder must share for its rows to be comparable and resumable."""
+        document = self.model_dump(mode="json", exclude={"name", "output_dir", "seeds", "launch", "arms"})
+        return _without_non_identity(document)
+
+
+class Run(Section):
+    """One arm with one point of its grid and one seed, every setting resolved."""
+
+    arm: Name
+    point: dict[str, Any] = {}
+    """The settings, by dotted key, in which this run differs from its arm's other runs."""
+    seed: int
+    model: ModelSection
+    data: DataSection
+    method: MethodSection
+    prune: None = None
+    train: TrainSection
+    evaluate: EvaluateSection
+
+    @property
+    def trains(self) -> bool:
+        """Whether this run has a training stage."""
+        return self.method.kind != "base"
+
+    @property
+    def id(self) -> str:
+        """`<arm>-<8 hex of the content hash>`: the same settings give the same id on every machine.
+
+        Evaluation settings are left out, so that a trained run can be measured again with others.
+        """
+        identity: dict[str, Any] = {
+            "model": self.model.model_dump(mode="json"),
+            "data": self.data.model_dump(mode="json"),
+            "method": self.method.relevant(),
+            "prune": self.prune,
+        }
+        if self.trains:
+            identity |= {"train": self.train.model_dump(mode="json"), "seed": self.seed}
+        return f"{self.arm}-{content_hash(_without_non_identity(identity))[:8]}"
+
+    @property
+    def label(self) -> str:
+        """How a person tells this run from the others: its arm, its point, its seed."""
+        point = ", ".join(f"{key.split('.')[-1]}={value}" for key, value in self.point.items())
+        seed = f"seed {self.seed}" if self.trains else ""
+        return " ".join(part for part in (self.arm, f"({point})" if point else "", seed) if part)
+
+
+def content_hash(document: Any) -> str:
+    """sha256 of the canonical JSON of `document`, as hex."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without_non_identity(document: dict[str, Any]) -> dict[str, Any]:
+    return {
+        section: {key: value for key, value in settings.items() if key not in NOT_IDENTITY.get(section, ())}
+        if isinstance(settings, dict)
+        else settings
+        for section, settings in document.items()
+    }

@@ -1,0 +1,211 @@
+"""The sections of an experiment file: one frozen model each; every setting is documented on its field.
+
+A default lives here and nowhere else. `null` means "chosen for you": the field says how.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
+from pydantic_core import PydanticCustomError
+
+MethodKind = Literal["base", "lora", "qlora", "partial", "full"]
+Task = Literal["causal_lm", "instruction"]
+SPLITS = ("train", "validation", "test")
+
+
+def _no_bool(value: Any) -> Any:
+    """YAML's true and false are whole numbers to pydantic; here they are a mistake."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("bool_for_number", "Input should be a number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_bool), Field(gt=0)]
+WholeOrZero = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
+Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Section(BaseModel):
+    """What all sections share: frozen, no unknown keys, the docstring under a field is its description."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+class ModelSection(Section):
+    """The pretrained model that every arm starts from."""
+
+    path: Text
+    """A hub id, a local folder, or builtin:NAME (builtin:tiny-llama)."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; null takes the newest."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the frozen weights and of evaluation; auto is bfloat16 where the device computes in it, else
+    float32. Weights that are trained are always kept in float32 (mixed precision)."""
+    attention: Text = "auto"
+    """Attention implementation as transformers names it (eager, sdpa, flash_attention_2); auto lets it choose."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Only for sources you trust."""
+
+
+class DataSection(Section):
+    """The examples, and how they become tokens."""
+
+    task: Task
+    """causal_lm: running text in blocks. instruction: prompt -> completion, or conversations."""
+    path: Text | dict[Literal["train", "validation", "test"], Text | Annotated[list[Text], Field(min_length=1)]]
+    """A hub id, a local file or folder, a mapping of split to file(s), or builtin:NAME
+    (builtin:word-problems, builtin:general-text)."""
+    subset: str | None = None
+    """Name of a hub dataset's configuration, such as main or wikitext-2-raw-v1."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub dataset."""
+    train_split: Text = "train"
+    """Which split of the source is trained on."""
+    validation_split: str | None = None
+    """Which split is used for validation; null takes `validation` if there is one, else carves it from train."""
+    eval_split: str | None = None
+    """Which split is the test; null takes `test` if there is one, else carves it from train."""
+    held_out_fraction: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=0.5)] = 0.1
+    """Share of train that a carved split takes (at most 1,000 examples). Equal rows stay on one side."""
+    columns: dict[Literal["text", "prompt", "completion", "messages"], Text] = {}
+    """Which column plays which role, such as {prompt: question, completion: answer} or {messages: messages}. Null
+    roles are looked for under their own name."""
+    template: str | None = None
+    """Python format string over the columns, such as "Question: {question}\\nAnswer: {answer}". For instruction
+    data the loss is on what follows the completion's placeholder; without it the completion is appended."""
+    max_length: Whole | None = None
+    """Longest example in tokens; null is 1024 or the model's context, whichever is smaller."""
+    block_size: Whole | None = None
+    """causal_lm: tokens per block; null is max_length."""
+    packing: bool = False
+    """Train on several examples per sequence of max_length tokens, kept apart by their positions (no contamination).
+    Sequences, not examples, then count towards global_batch_size. Evaluation never packs."""
+    max_train_examples: Whole | None = None
+    """Use only the first N train examples (documents for causal_lm), after held-out splits are carved."""
+    max_eval_examples: Whole | None = None
+    """Use only the first N examples of the validation and of the test split."""
+
+
+class MethodSection(Section):
+    """What is trained. Settings that a kind does not use are ignored when inherited and refused when given to it."""
+
+    kind: MethodKind = "lora"
+    """base: nothing (zero-shot). lora, qlora (4-bit base), partial (top blocks), full."""
+    rank: Whole = 16
+    """lora, qlora: inner dimension of the update."""
+    alpha: Positive = 32.0
+    """lora, qlora: the update is scaled by alpha / rank (alpha / sqrt(rank) with rslora)."""
+    dropout: Fraction = 0.0
+    """lora, qlora: dropout on the adapter's input."""
+    targets: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = "all-linear"
+    """lora, qlora: names of the linears that get an adapter, or all-linear (all but the head)."""
+    dora: bool = False
+    """lora, qlora: train magnitude and direction apart (DoRA, arXiv 2402.09353)."""
+    rslora: bool = False
+    """lora, qlora: rank-stabilised scaling (arXiv 2312.03732)."""
+    double_quantization: bool = True
+    """qlora: quantise the quantisation constants too (NF4, arXiv 2305.14314)."""
+    top_blocks: WholeOrZero = 2
+    """partial: how many of the last decoder blocks are trained."""
+    train_norm: bool = True
+    """partial: train the final norm."""
+    train_head: bool = True
+    """partial: train the output head (and with it tied embeddings)."""
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _one_target(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) and value != "all-linear" else value
+
+    def relevant(self) -> dict[str, Any]:
+        """The settings that this kind uses, and only those (what the run's identity is made of)."""
+        return {
+            name: value for name, value in self.model_dump(mode="json").items() if name in FIELDS_OF_KIND[self.kind]
+        }
+
+
+_ADAPTER = {"kind", "rank", "alpha", "dropout", "targets", "dora", "rslora"}
+FIELDS_OF_KIND: dict[str, set[str]] = {
+    "base": {"kind"},
+    "lora": _ADAPTER,
+    "qlora": _ADAPTER | {"double_quantization"},
+    "partial": {"kind", "top_blocks", "train_norm", "train_head"},
+    "full": {"kind"},
+}
+
+# Adapters want about ten times the rate of full fine-tuning (Thinking Machines, "LoRA without regret", 2025);
+# 2e-4 and 2e-5 are what published LoRA/QLoRA and full runs of 1B-13B models use. Small models want more.
+LEARNING_RATE_OF_KIND: dict[str, float] = {"lora": 2e-4, "qlora": 2e-4, "partial": 5e-5, "full": 2e-5}
+
+
+class TrainSection(Section):
+    """How it is trained. global_batch_size = micro_batch_size x accumulation x ranks, always."""
+
+    epochs: Positive = 1.0
+    """Passes over the train split."""
+    max_steps: Whole | None = None
+    """Stop after this many optimizer steps, whatever `epochs` says."""
+    learning_rate: Positive | None = None
+    """Peak rate; null is the method's default: lora and qlora 2e-4, partial 5e-5, full 2e-5."""
+    global_batch_size: Whole = 32
+    """Sequences per optimizer step over all ranks."""
+    micro_batch_size: Literal["auto"] | Whole = "auto"
+    """Sequences per forward pass of one rank; auto is the largest divisor of global_batch_size / ranks up to 8."""
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    """Learning-rate schedule after warm-up."""
+    warmup_fraction: Fraction = 0.03
+    """Share of the steps over which the rate rises from 0."""
+    weight_decay: NotNegative = 0.0
+    """AdamW's decoupled weight decay."""
+    max_gradient_norm: Positive = 1.0
+    """Gradients are clipped to this global norm."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory for about 20% more time."""
+    checkpoint_steps: Whole | None = None
+    """Save a checkpoint every N optimizer steps; null saves five times in a run."""
+    keep_checkpoints: Whole = 2
+    """How many of the newest checkpoints are kept."""
+    report_to: list[Text] = []
+    """Trackers that transformers knows, such as tensorboard, wandb or trackio."""
+    extra: dict[str, Any] = {}
+    """Any other field of TRL's SFTConfig / TrainingArguments, handed through; unknown ones are refused."""
+
+
+class EvaluateSection(Section):
+    """What is measured, on the same token ids for every arm."""
+
+    splits: Annotated[list[Literal["train", "validation", "test"]], Field(min_length=1)] = ["train", "test"]
+    """Which splits are scored; `test` has to be among them."""
+    metrics: Annotated[list[Literal["perplexity"]], Field(min_length=1)] = ["perplexity"]
+    """What is computed."""
+    max_train_examples: Whole | None = 1000
+    """Score only the first N rows of the train split; null scores all of them."""
+    batch_size: Whole = 8
+    """Rows per forward pass. The numbers do not depend on it."""
+    samples: WholeOrZero = 5
+    """How many test prompts are continued by every arm, side by side in the report."""
+    max_new_tokens: Whole = 128
+    """Longest generated continuation, in tokens (greedy decoding)."""
+    bootstrap_samples: Annotated[int, BeforeValidator(_no_bool), Field(ge=100)] = 2000
+    """Resamples behind each 95% interval."""
+
+    @field_validator("splits")
+    @classmethod
+    def _test_is_scored(cls, value: list[str]) -> list[str]:
+        if "test" not in value:
+            raise ValueError("the test split has to be among them: it is what arms are compared on")
+        return [split for split in SPLITS if split in value]
+
+
+class LaunchSection(Section):
+    """Where runs are started. This never changes a run's identity or its numbers."""
+
+    launcher: Literal["inline"] = "inline"
+    """inline: one run after the other on this machine, each in a process of its own."""

@@ -1,0 +1,84 @@
+"""One worker per run: an exclusive lock that names its owner and dies with it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lora_dist.errors import LoraDistError
+from lora_dist.store.atomic import storage_errors
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lock."""
+
+    host: str
+    pid: int
+    since: float
+
+    def __str__(self) -> str:
+        started = time.strftime("%H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host} since {started}"
+
+
+class Held(LoraDistError):
+    """Somebody else holds the lock; `owner` says who, where the file could be read."""
+
+    def __init__(self, path: Path, owner: Owner | None) -> None:
+        self.owner = owner
+        super().__init__(f"{path} is held by {owner or 'another process'}")
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file at `path` while the block runs. The kernel frees it when its owner dies.
+
+    Raises:
+        Held: another process has it.
+    """
+    with storage_errors(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Held(path, read_owner(path)) from None
+        owner = Owner(socket.gethostname(), os.getpid(), time.time())
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(asdict(owner)).encode(), 0)
+        yield
+        os.ftruncate(handle, 0)
+    finally:
+        os.close(handle)
+
+
+def holder(path: Path) -> Owner | None:
+    """Who holds the lock at `path` now, or None when it is free."""
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return read_owner(path) or Owner("an unknown host", 0, time.time())
+    else:
+        return None
+    finally:
+        os.close(handle)
+
+
+def read_owner(path: Path) -> Owner | None:
+    """Who wrote itself into the lock file, or None while the file is empty."""
+    try:
+        return Owner(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None

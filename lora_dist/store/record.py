@@ -1,0 +1,168 @@
+"""The record of a run: its numbers, in a versioned schema. It is written last; a run without one is not finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lora_dist.errors import StorageError
+from lora_dist.store.atomic import write_text
+
+SCHEMA_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+
+
+class Quantization(_Part):
+    """What was found in the live model, not what was asked for."""
+
+    kind: str
+    """The 4-bit type of the linears: nf4."""
+    double_quantization: bool
+    linears_4bit: int
+    """How many linears hold 4-bit weights."""
+    parameters_4bit: int
+    """How many weights those are, before packing."""
+    bytes_4bit: int
+    """Bytes of the packed weights, without their quantisation constants."""
+    storage_dtype: str
+    """dtype of the packed weights, such as uint8."""
+    compute_dtype: str
+
+
+class ModelPart(_Part):
+    """The model as it was trained and measured."""
+
+    path: str
+    revision: str | None = None
+    parameters_total: int
+    """Weights of the base and of what was added to it; 4-bit weights are counted unpacked."""
+    parameters_trainable: int
+    dtype: str
+    """dtype of the frozen weights and of evaluation."""
+    trainable_dtype: str | None = None
+    attention: str
+    quantization: Quantization | None = None
+
+
+class DataPart(_Part):
+    """The tokens that were trained and scored."""
+
+    task: str
+    path: Any
+    token_hash: str
+    """sha256 over the token ids and labels of every split: perplexities compare only within one hash."""
+    tokenizer_hash: str
+    """sha256 over the tokenizer: models with another one are joined by bits per byte only."""
+    bos: bool
+    """Whether rows begin with the tokenizer's BOS."""
+    train_examples: int
+    validation_examples: int
+    eval_examples: int
+    truncated_examples: int
+    """Rows cut at max_length, over all splits."""
+
+
+class TrainPart(_Part):
+    """What the training took. Times are of optimizer steps alone: no loading, evaluation, saving."""
+
+    steps: int
+    epochs: float
+    tokens: int
+    """Non-padding tokens that went through the model."""
+    scored_tokens: int
+    """Tokens that the loss was on."""
+    final_loss: float
+    """Token-weighted mean loss of the last tenth of the steps."""
+    seconds: float
+    """Sum of the steps' times, warm-up steps at their steady-state cost left as they were."""
+    seconds_per_epoch: float
+    """Median step time x steps per epoch."""
+    tokens_per_second: float
+    """Non-padding tokens per second, without the first steps."""
+    peak_memory_bytes: int
+    """Highest use during training, maximum over ranks: allocated on an accelerator, resident on a CPU."""
+    peak_memory_kind: str
+    """allocated, or resident."""
+    peak_reserved_bytes: int | None = None
+    world_size: int
+    micro_batch_size: int
+    accumulation: int
+    global_batch_size: int
+    zero_stage: int
+    """From the live engine; 0 without DeepSpeed."""
+    learning_rate: float
+    resumed_from_steps: list[int] = []
+    """The checkpoints that this run continued from, if it was stopped."""
+
+
+class Generation(_Part):
+    """The speed of the side-by-side samples."""
+
+    prompts: int
+    new_tokens: int
+    seconds: float
+    tokens_per_second: float
+
+
+class Record(_Part):
+    """Everything measured about one run. The JSON has exactly these keys."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    arm: str
+    label: str
+    seed: int
+    status: str = "completed"
+    point: dict[str, Any] = {}
+    method: dict[str, Any]
+    """kind and the settings that it uses."""
+    model: ModelPart
+    data: DataPart
+    train: TrainPart | None = None
+    """null for a run that trains nothing."""
+    prune: dict[str, Any] | None = None
+    evaluate: dict[str, dict[str, Any]]
+    """By split (train, validation, test): nll_sum, scored_tokens, examples, perplexity, bits_per_byte, seconds, and
+    95% intervals in ci95.{perplexity}."""
+    generation: Generation | None = None
+    environment: dict[str, Any]
+    attempts: int = Field(ge=1)
+    device_seconds: float
+    """Wall-clock seconds of all attempts x devices."""
+
+    def write(self, path: Path) -> None:
+        """Write the record atomically.
+
+        Raises:
+            StorageError: the disk is full or the folder is not writable.
+        """
+        write_text(path, self.model_dump_json(indent=2) + "\n")
+
+
+def read_record(path: Path) -> Record | None:
+    """The record at `path`, or None when there is none.
+
+    Raises:
+        StorageError: there is a file, but it is not a record of this version.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (UnicodeDecodeError, OSError) as error:
+        raise _corrupt(path, f"cannot be read ({error})") from None
+    try:
+        return Record.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise _corrupt(path, f"is not a record of schema version {SCHEMA_VERSION} ({where}: {first['msg']})") from None
+
+
+def _corrupt(path: Path, problem: str) -> StorageError:
+    return StorageError(key=str(path), problem=problem, fix="delete this file: the run is then measured again")
