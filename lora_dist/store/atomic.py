@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,10 +97,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
         StorageError: the disk is full, or the parent is not writable.
     """
     make_folder(path.parent)
-    aside = path.parent / f".{path.name}.partial"
     with storage_errors(path):
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
+        _remove_leftovers(path)
+        aside = Path(tempfile.mkdtemp(prefix=_aside_prefix(path) + f"{os.getpid()}.", dir=path.parent))
+        aside.chmod(0o777 & ~_umask())
         try:
             yield aside
             sync_tree(aside)
@@ -111,20 +113,38 @@ def whole_folder(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
 
 
+def _aside_prefix(path: Path) -> str:
+    return f".{path.name}.partial.{socket.gethostname()}."
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes of this machine that are no more were filling for `path`."""
+    prefix = _aside_prefix(path)
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
+        pid = leftover.name.removeprefix(prefix).partition(".")[0]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            shutil.rmtree(leftover, ignore_errors=True)
+        except PermissionError:  # alive, and somebody else's
+            continue
+
+
 def sync_tree(folder: Path) -> None:
     """Flush every file of `folder`, and the folders themselves, to the disk."""
     for directory, _, files in os.walk(folder):
         for name in files:
-            _sync(Path(directory) / name)
+            sync_file(Path(directory) / name)
         sync_folder(Path(directory))
 
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's list of names to the disk, so that a rename in it survives a power cut."""
-    _sync(folder)
+    sync_file(folder)
 
 
-def _sync(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Flush one file (or a folder's list of names) to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -11,7 +11,7 @@ from typing import Any
 
 from lora_dist.store.lines import append_line, read_lines
 
-STARTED, ENDED = "started", "ended"
+STARTED, RESUMED, ENDED = "started", "resumed", "ended"
 
 
 def write_event(ledger: Path, run_id: str, event: str, **facts: Any) -> None:
@@ -34,3 +34,8 @@ def attempts_of(ledger: Path, run_id: str) -> Attempts:
     events = [event for event in read_lines(ledger) if event.get("run") == run_id]
     started = sum(event.get("event") == STARTED for event in events)
     return Attempts(started, sum(event.get("seconds", 0.0) for event in events if event.get("event") == ENDED))
+
+
+def resumed_steps(ledger: Path, run_id: str) -> list[int]:
+    """The checkpoints that a run has gone on from, over all its attempts."""
+    return [line["step"] for line in read_lines(ledger) if line.get("run") == run_id and line.get("event") == RESUMED]

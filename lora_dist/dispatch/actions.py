@@ -1,0 +1,60 @@
+"""What a child of the nursery can be asked to do. Arguments and answers are JSON; the stack is imported already."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lora_dist.config.experiment import Run
+from lora_dist.dispatch.children import TAKEN
+from lora_dist.errors import UserError
+from lora_dist.pipeline.preflight import Preflight
+from lora_dist.pipeline.worker import work
+from lora_dist.store.atomic import write_json
+from lora_dist.store.folders import RunFolder
+from lora_dist.store.heartbeat import Heartbeat
+from lora_dist.store.lock import Held
+from lora_dist.world import current_world
+
+log = logging.getLogger(__name__)
+
+
+def work_on(run_folder: str) -> None:
+    """Do what is missing of one run; its outcome is in its folder."""
+    folder = RunFolder(Path(run_folder))
+    work(folder.path, current_world(), Heartbeat(folder.heartbeat))
+
+
+def check(runs: list[dict[str, Any]], tokens: str, answer: str, heartbeat: str) -> None:
+    """Check all runs and write the problems, if any, to the file `answer`; otherwise write the tokens."""
+    preflight = Preflight(Path(tokens), current_world(), Heartbeat(Path(heartbeat)))
+    try:
+        preflight.check([Run.model_validate(run) for run in runs])
+        preflight.save()
+    except UserError as error:
+        write_json(Path(answer), {"problems": [vars(problem) for problem in error.problems]})
+        raise
+    write_json(Path(answer), {"problems": []})
+
+
+ACTIONS: dict[str, Callable[..., None]] = {"work_on": work_on, "check": check}
+
+
+def perform(action: str, arguments: dict[str, Any]) -> int:
+    """Perform an action in this process and return its exit code: 0, 2 for the user's mistakes, 1 for the rest."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        ACTIONS[action](**arguments)
+    except UserError as error:
+        log.error("%s", error)
+        return error.exit_code
+    except Held as error:
+        log.info("%s", error)
+        return TAKEN
+    except Exception:
+        log.exception("%s failed", action)
+        return 1
+    return 0

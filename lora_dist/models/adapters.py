@@ -1,0 +1,77 @@
+"""LoRA adapters through peft: what they may target, how they are made, saved soundly and put back on their base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors import safe_open
+from transformers import PreTrainedModel
+
+from lora_dist.config.sections import MethodSection
+from lora_dist.errors import LoraDistError, Problem
+from lora_dist.models.structure import linear_names
+
+ADAPTER_KINDS = ("lora", "qlora")
+
+
+def target_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[Problem]:
+    """What is wrong with `method.targets` for this model, each name by itself."""
+    if method.kind not in ADAPTER_KINDS or method.targets == "all-linear":
+        return
+    names = linear_names(model)
+    leaves = list(dict.fromkeys(name.rpartition(".")[2] for name in names))
+    head = model.get_output_embeddings()
+    head_name = next((name for name, module in model.named_modules() if module is head), "")
+    for target in method.targets:
+        if any(name == target or name.endswith(f".{target}") for name in names):
+            continue
+        if head_name and (target == head_name or head_name.endswith(f".{target}")):
+            problem = f"'{target}' is the output head, which takes no adapter (TRL computes the loss from its weight)"
+        else:
+            problem = f"no linear of this model is called '{target}'"
+        yield Problem("method.targets", problem, f"use some of {', '.join(leaves)}, or all-linear")
+
+
+def lora_config(method: MethodSection) -> LoraConfig:
+    """peft's config for a `lora` or `qlora` method."""
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=method.rank,
+        lora_alpha=method.alpha,
+        lora_dropout=method.dropout,
+        target_modules=method.targets,
+        use_dora=method.dora,
+        use_rslora=method.rslora,
+        bias="none",
+    )
+
+
+def check_saved_adapter(folder: Path) -> None:
+    """Make sure that an adapter on the disk is the one that was trained.
+
+    ZeRO-3 has saved empty tensors (transformers before 5.0), and an adapter whose `lora_B` is all zero is the
+    untrained one: both load without a word and score like the base.
+
+    Raises:
+        LoraDistError: a tensor is empty or not finite, or every `lora_B` is zero.
+    """
+    updates = []
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - not a mapping
+            tensor = file.get_tensor(name)
+            if tensor.numel() == 0:
+                raise LoraDistError(f"the saved adapter is empty at {name}: {folder}")
+            if not torch.isfinite(tensor).all():
+                raise LoraDistError(f"the saved adapter is not finite at {name}: {folder}")
+            if "lora_B" in name:
+                updates.append(bool(tensor.any()))
+    if not any(updates):
+        raise LoraDistError(f"the saved adapter changes nothing, its lora_B are all zero: {folder}")
+
+
+def put_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """`base` with the adapter in `folder` on it, for inference."""
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=False)

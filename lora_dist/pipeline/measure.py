@@ -1,0 +1,193 @@
+"""The evaluation stage: what a run left on the disk, opened anew and measured, down to its record.
+
+The model is always loaded from `model/` (the base from its source), so that the record's numbers are those of the
+files a user will open, whether or not the run was stopped in between.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lora_dist.config.experiment import Run
+from lora_dist.data.tokens import TokenSet
+from lora_dist.errors import ModelError
+from lora_dist.evaluation.generate import generate_samples, prompts_of
+from lora_dist.evaluation.perplexity import RowScores, bits_per_byte, explain_worse_than_uniform, score_rows
+from lora_dist.evaluation.scores import write_scores
+from lora_dist.evaluation.statistics import perplexity_interval
+from lora_dist.models.adapters import ADAPTER_KINDS, put_adapter
+from lora_dist.models.device import device_of, dtype_of, synchronize
+from lora_dist.models.loading import load_model
+from lora_dist.models.methods import describe_model, quantization_config
+from lora_dist.store.atomic import make_folder, write_json, write_text
+from lora_dist.store.environment import capture_environment
+from lora_dist.store.folders import RunFolder
+from lora_dist.store.ledger import attempts_of
+from lora_dist.store.record import DataPart, Generation, ModelPart, Record, TrainPart
+from lora_dist.world import World
+
+log = logging.getLogger(__name__)
+Progress = Callable[[str, int, int, str], None]
+
+
+def open_trained(run: Run, folder: RunFolder, device: torch.device) -> PreTrainedModel:
+    """The model of a run as its arm is measured: the base, the base with its adapter, or the trained weights."""
+    dtype = dtype_of(run.model, device)
+    if run.method.kind in ADAPTER_KINDS or not run.trains:
+        base = load_model(run.model, device=device, dtype=dtype, quantization=quantization_config(run.method, dtype))
+        return put_adapter(base, folder.model) if run.trains else base
+    return load_model(run.model, device=device, dtype=dtype, folder=folder.model)
+
+
+def measure_run(
+    run: Run,
+    folder: RunFolder,
+    tokens: TokenSet,
+    tokenizer: PreTrainedTokenizerBase,
+    world: World,
+    progress: Progress,
+    *,
+    seconds_before: float,
+) -> Record:
+    """Score every split, generate the samples, and write the scores, the predictions and, last, the record.
+
+    Args:
+        seconds_before: wall-clock seconds of this attempt before this stage.
+    Raises:
+        ModelError: the base is worse than uniform guessing, which is a mistake of measurement.
+    """
+    started = time.perf_counter()
+    device = device_of(world)
+    progress("evaluate", 0, 0, "loading the model")
+    model = open_trained(run, folder, device)
+    evaluate = {split: _score(run, folder, tokens, split, model, device, progress) for split in run.evaluate.splits}
+    generation = _generate(run, folder, tokens, tokenizer, model, progress)
+    if run.trains:
+        training = json.loads(folder.training.read_text(encoding="utf-8"))
+        model_part, train_part = ModelPart(**training["model"]), TrainPart(**training["train"])
+    else:
+        model_part, train_part = describe_model(run, model).model_copy(update={"parameters_trainable": 0}), None
+    attempts = attempts_of(folder.experiment.ledger, folder.id)
+    environment = capture_environment() | {"device": _device_name(device), "threads": torch.get_num_threads()}
+    write_json(folder.environment, environment)
+    seconds = attempts.seconds + seconds_before + time.perf_counter() - started
+    record = Record(
+        run_id=folder.id,
+        arm=run.arm,
+        label=run.label,
+        seed=run.seed,
+        point=run.point,
+        method=run.method.relevant(),
+        model=model_part,
+        data=data_part(run, tokens),
+        train=train_part,
+        evaluate=evaluate,
+        generation=generation,
+        environment=environment,
+        attempts=max(1, attempts.count),
+        device_seconds=seconds * world.size,
+    )
+    record.write(folder.record)
+    return record
+
+
+def data_part(run: Run, tokens: TokenSet) -> DataPart:
+    """The data part of a record."""
+    facts = tokens.facts
+    return DataPart(
+        task=run.data.task,
+        path=run.data.path,
+        token_hash=facts.token_hash,
+        tokenizer_hash=facts.tokenizer_hash,
+        bos=facts.bos,
+        train_examples=facts.splits["train"].rows,
+        validation_examples=facts.splits["validation"].rows,
+        eval_examples=facts.splits["test"].rows,
+        truncated_examples=sum(split.truncated for split in facts.splits.values()),
+    )
+
+
+def _score(
+    run: Run,
+    folder: RunFolder,
+    tokens: TokenSet,
+    split: str,
+    model: PreTrainedModel,
+    device: torch.device,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Score the rows of one split; the numbers for the record, the scores of each row beside it."""
+    rows = tokens.rows(split)
+    count = len(rows)
+    if split == "train" and run.evaluate.max_train_examples is not None:
+        count = min(count, run.evaluate.max_train_examples)
+    chosen = [rows[index] for index in range(count)]
+    started = time.perf_counter()
+    scores = score_rows(
+        model,
+        chosen,
+        batch_size=run.evaluate.batch_size,
+        progress=lambda done, total: progress("evaluate", done, total, f"perplexity on {split}"),
+    )
+    synchronize(device)
+    seconds = time.perf_counter() - started
+    _refuse_nonsense(run, scores, model.config.get_text_config().vocab_size, split)
+    make_folder(folder.scores)
+    write_scores(folder.scores / f"{split}.parquet", scores.nll_R, scores.tokens_R)
+    interval = perplexity_interval(scores.nll_R, scores.tokens_R, resamples=run.evaluate.bootstrap_samples)
+    return {
+        "nll_sum": scores.nll_sum,
+        "scored_tokens": scores.scored_tokens,
+        "examples": count,
+        "perplexity": scores.perplexity,
+        "bits_per_byte": bits_per_byte(scores.nll_sum, tokens.scored_bytes(split, count)),
+        "seconds": seconds,
+        "ci95": {"perplexity": list(interval)},
+    }
+
+
+def _refuse_nonsense(run: Run, scores: RowScores, vocabulary: int, split: str) -> None:
+    """A base that is worse than guessing is a mistake to be explained, not a row in a table."""
+    explanation = explain_worse_than_uniform(scores.nll_sum / scores.scored_tokens, vocabulary)
+    if explanation is None:
+        return
+    if not run.trains:
+        raise ModelError(
+            key="data", problem=f"the base on {split}: {explanation}", fix="correct data.template or model"
+        )
+    log.warning("%s on %s: %s", run.label, split, explanation)
+
+
+def _generate(
+    run: Run,
+    folder: RunFolder,
+    tokens: TokenSet,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    progress: Progress,
+) -> Generation | None:
+    if not run.evaluate.samples:
+        write_text(folder.predictions, "")
+        return None
+    samples, generation = generate_samples(
+        model,
+        tokenizer,
+        prompts_of(tokens.rows("test"), run.evaluate.samples),
+        max_new_tokens=run.evaluate.max_new_tokens,
+        batch_size=run.evaluate.batch_size,
+        progress=lambda done, total: progress("evaluate", done, total, "generating the samples"),
+    )
+    lines = (json.dumps(vars(sample), ensure_ascii=False) + "\n" for sample in samples)
+    write_text(folder.predictions, "".join(lines))
+    return generation
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,28 @@
+"""Attempts that could not say their own end: a process that was killed leaves only its last heartbeat."""
+
+from __future__ import annotations
+
+from lora_dist.store.folders import RunFolder
+from lora_dist.store.heartbeat import read_beat
+from lora_dist.store.ledger import ENDED, write_event
+
+LOST = "lost"
+FINISHED = "done"
+"""The stage of the last beat of an attempt that came to its end."""
+
+
+def close_lost_attempt(folder: RunFolder, outcome: str | None = None, message: str = "") -> None:
+    """Enter the end of an attempt that was killed into the ledger, with the time it lived by its last heartbeat.
+
+    Args:
+        outcome: written to `outcome.json` with `message` when who calls saw how it ended.
+    """
+    beat = read_beat(folder.heartbeat)
+    if folder.read_outcome() is not None or (beat is not None and beat.stage == FINISHED):
+        return
+    if beat is not None:
+        seconds = max(0.0, beat.time - beat.attempt_started)
+        write_event(folder.experiment.ledger, folder.id, ENDED, outcome=outcome or LOST, seconds=seconds)
+    if outcome is not None:
+        folder.write_outcome(outcome, message)
+    folder.heartbeat.unlink(missing_ok=True)

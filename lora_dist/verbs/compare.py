@@ -1,0 +1,76 @@
+"""compare: every run of every arm, then the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_dist.config.expansion import expand
+from lora_dist.config.experiment import Experiment, Run
+from lora_dist.dispatch.children import Nursery
+from lora_dist.dispatch.events import Listener, Silent
+from lora_dist.dispatch.inline import check_runs, run_all
+from lora_dist.reporting.write import Report, write_report
+from lora_dist.store.folders import ExperimentFolder
+from lora_dist.store.record import Record
+from lora_dist.verbs.folders import folder_of, make_run_folders, unfinished
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that has no record, and why."""
+
+    run: Run
+    outcome: str
+    message: str
+    log: Path
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` leaves: the records of the finished runs, the others with their reasons, the report."""
+
+    folder: ExperimentFolder
+    records: list[Record]
+    failures: list[Failure]
+    report: Report
+
+
+def compare(experiment: Experiment, *, listener: Listener | None = None) -> Comparison:
+    """Do every run that has no record yet, then write the report. The same call resumes.
+
+    A run that fails does not stop the others; it is in `failures`.
+
+    Raises:
+        Refused: something the user can mend is wrong; nothing has been started then.
+        StorageError: the experiment's folder cannot be used, or a record in it is corrupt.
+    """
+    listener = listener or Silent()
+    runs = expand(experiment)
+    folder = folder_of(experiment)
+    missing = unfinished(runs, folder)
+    if missing:
+        with Nursery() as nursery:
+            check_runs(nursery, missing, folder, listener)
+            make_run_folders(experiment, runs, folder)
+            run_all(nursery, runs, folder, listener)
+    else:
+        make_run_folders(experiment, runs, folder)
+        for run in runs:
+            listener.skipped(run, folder.run(run.id))
+    report = write_report([folder], folder.report)
+    return Comparison(folder, _records(runs, folder), _failures(runs, folder), report)
+
+
+def _records(runs: list[Run], folder: ExperimentFolder) -> list[Record]:
+    return [record for run in runs if (record := folder.run(run.id).read_record()) is not None]
+
+
+def _failures(runs: list[Run], folder: ExperimentFolder) -> list[Failure]:
+    failures = []
+    for run in runs:
+        run_folder = folder.run(run.id)
+        if run_folder.read_record() is None:
+            outcome = run_folder.read_outcome() or {"outcome": "failed", "message": "it never started"}
+            failures.append(Failure(run, outcome["outcome"], outcome["message"], run_folder.log))
+    return failures

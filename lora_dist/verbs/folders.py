@@ -1,0 +1,91 @@
+"""From an experiment to its folder: may it be used, and what is finished in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lora_dist.config.experiment import Experiment, Run
+from lora_dist.config.loading import load_experiment
+from lora_dist.errors import ConfigError, StorageError, UserError
+from lora_dist.store.atomic import make_folder, write_text
+from lora_dist.store.folders import ExperimentFolder, dump_yaml
+
+
+def folder_of(experiment: Experiment) -> ExperimentFolder:
+    """The experiment's folder, checked and not yet made.
+
+    Raises:
+        StorageError: it cannot be written, or it belongs to another experiment.
+    """
+    folder = ExperimentFolder(Path(experiment.output_dir).expanduser() / experiment.name)
+    _check_writable(folder.path)
+    if folder.experiment.exists():
+        _check_same_basis(folder, experiment)
+    elif folder.path.is_dir() and any(folder.path.iterdir()):
+        raise StorageError(
+            key=str(folder.path),
+            problem="holds files, but no experiment of ours",
+            fix="choose another name=... or output_dir=...",
+        )
+    return folder
+
+
+def make_run_folders(experiment: Experiment, runs: list[Run], folder: ExperimentFolder) -> None:
+    """Write the experiment file, and the folder of each run that has none.
+
+    Raises:
+        StorageError: the disk is full or the folder is not writable.
+    """
+    make_folder(folder.path)
+    write_text(folder.experiment, dump_yaml(experiment.model_dump(mode="json")))
+    for run in runs:
+        folder.run(run.id).create(run.located().model_dump(mode="json"))
+
+
+def unfinished(runs: list[Run], folder: ExperimentFolder) -> list[Run]:
+    """The runs without a record.
+
+    Raises:
+        StorageError: a record is corrupt.
+    """
+    return [run for run in runs if folder.run(run.id).read_record() is None]
+
+
+def _check_writable(path: Path) -> None:
+    there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise StorageError(
+            key="output_dir", problem=f"'{there}' is a file, not a folder", fix="choose another output_dir"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StorageError(
+            key="output_dir", problem=f"'{there}' is not writable", fix="choose an output_dir that you may write to"
+        )
+
+
+def _check_same_basis(folder: ExperimentFolder, experiment: Experiment) -> None:
+    """Rows of one table must share model, data and settings: only arms, seeds and the launcher may change."""
+    try:
+        before = load_experiment(folder.experiment)
+    except UserError as error:
+        raise StorageError(
+            key=str(folder.experiment), problem=f"cannot be read ({error})", fix="choose another name=..."
+        ) from None
+    changed = list(_changes(before.basis(), experiment.basis()))
+    if changed:
+        raise ConfigError(
+            key=str(folder.path),
+            problem=f"was made by a different config: {'; '.join(changed[:5])}{' ...' if len(changed) > 5 else ''}",
+            fix="choose another name=... (or delete that folder)",
+        )
+
+
+def _changes(before: Any, now: Any, key: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        changed: list[str] = []
+        for name in sorted(before.keys() | now.keys()):
+            changed += _changes(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+        return changed
+    return [] if before == now else [f"{key} was {before!r} and is now {now!r}"]
