@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
@@ -109,12 +110,34 @@ class Run(Section):
             identity |= {"train": self.train.model_dump(mode="json"), "seed": self.seed}
         return f"{self.arm}-{content_hash(_without_non_identity(identity))[:8]}"
 
+    def located(self) -> Run:
+        """The run with local paths made absolute, so that a worker started from any folder finds them."""
+        path = self.data.path
+        if isinstance(path, dict):
+            data_path: Any = {
+                split: [_absolute(file) for file in files] if isinstance(files, list) else _absolute(files)
+                for split, files in path.items()
+            }
+        else:
+            data_path = _absolute(path)
+        return self.model_copy(
+            update={
+                "model": self.model.model_copy(update={"path": _absolute(self.model.path)}),
+                "data": self.data.model_copy(update={"path": data_path}),
+            }
+        )
+
     @property
     def label(self) -> str:
         """How a person tells this run from the others: its arm, its point, its seed."""
         point = ", ".join(f"{key.split('.')[-1]}={value}" for key, value in self.point.items())
         seed = f"seed {self.seed}" if self.trains else ""
         return " ".join(part for part in (self.arm, f"({point})" if point else "", seed) if part)
+
+
+def _absolute(path: str) -> str:
+    """A local path made absolute; a hub id or a built-in name as it is."""
+    return str(Path(path).resolve()) if Path(path).exists() else path
 
 
 def content_hash(document: Any) -> str:

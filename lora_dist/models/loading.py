@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -98,20 +99,14 @@ def load_model(
         options["device_map"] = {"": device}
     if folder is None:
         options |= _hub_options(section)
-    with _hub_errors(section), quiet_transformers():
+    with _hub_errors(section):
         return AutoModelForCausalLM.from_pretrained(str(folder or source_of(section)), **options)
 
 
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No weight-loading bars of transformers in our logs: progress is shown in one place."""
-    shown = transformers_logging.is_progress_bar_enabled()
+def quiet_transformers() -> None:
+    """No bars and no deprecation notes of the stack's own: progress is shown in one place, and versions are pinned."""
     transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|peft|torch")
 
 
 def _hub_options(section: ModelSection) -> dict[str, Any]:

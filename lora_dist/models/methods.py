@@ -59,11 +59,7 @@ def quantization_config(method: MethodSection, compute_dtype: torch.dtype) -> Bi
 
 
 def choose_trainable(model: PreTrainedModel, method: MethodSection) -> None:
-    """Freeze and unfreeze for `partial` and `full`; what is trained is held in float32 (mixed precision).
-
-    bfloat16 has 8 bits of mantissa: an update below 1/256 of a weight is lost, which is most of them at the usual
-    rates. Adapters are left to peft, which keeps them in float32 too.
-    """
+    """Freeze and unfreeze for `partial` and `full`; adapters are left to peft."""
     if method.kind == "full":
         model.requires_grad_(True)
     elif method.kind == "partial":
@@ -75,6 +71,16 @@ def choose_trainable(model: PreTrainedModel, method: MethodSection) -> None:
         for module in chosen:
             if module is not None:
                 module.requires_grad_(True)
+    hold_in_float32(model)
+
+
+def hold_in_float32(model: nn.Module) -> None:
+    """Hold what is trained in float32, whatever the precision of the rest.
+
+    bfloat16 has 8 bits of mantissa: an update below 1/256 of a weight is lost, which is most of them at the usual
+    rates. TRL (1.16) makes the adapters of a 4-bit base bfloat16, which would also be a second difference between lora
+    and qlora.
+    """
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()

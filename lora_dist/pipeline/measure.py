@@ -10,13 +10,15 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_dist.config.experiment import Run
-from lora_dist.data.tokens import TokenSet
+from lora_dist.data.text_bytes import TextBytes
+from lora_dist.data.tokens import NOT_SCORED, TokenRows, TokenSet
 from lora_dist.errors import ModelError
 from lora_dist.evaluation.generate import generate_samples, prompts_of
 from lora_dist.evaluation.perplexity import RowScores, bits_per_byte, explain_worse_than_uniform, score_rows
@@ -37,12 +39,13 @@ log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int, str], None]
 
 
-def open_trained(run: Run, folder: RunFolder, device: torch.device) -> PreTrainedModel:
-    """The model of a run as its arm is measured: the base, the base with its adapter, or the trained weights."""
+def open_measured(run: Run, folder: RunFolder, device: torch.device, adapter: Path | None) -> PreTrainedModel:
+    """The model of a run as its arm is measured: the base, the base with an adapter, or the trained weights."""
     dtype = dtype_of(run.model, device)
     if run.method.kind in ADAPTER_KINDS or not run.trains:
         base = load_model(run.model, device=device, dtype=dtype, quantization=quantization_config(run.method, dtype))
-        return put_adapter(base, folder.model) if run.trains else base
+        adapter = folder.model if run.trains else adapter
+        return put_adapter(base, adapter) if adapter else base
     return load_model(run.model, device=device, dtype=dtype, folder=folder.model)
 
 
@@ -55,25 +58,31 @@ def measure_run(
     progress: Progress,
     *,
     seconds_before: float,
+    adapter: Path | None = None,
 ) -> Record:
     """Score every split, generate the samples, and write the scores, the predictions and, last, the record.
 
     Args:
         seconds_before: wall-clock seconds of this attempt before this stage.
+        adapter: put on a base that is measured with it; a trained run brings its own.
     Raises:
         ModelError: the base is worse than uniform guessing, which is a mistake of measurement.
     """
     started = time.perf_counter()
     device = device_of(world)
     progress("evaluate", 0, 0, "loading the model")
-    model = open_trained(run, folder, device)
-    evaluate = {split: _score(run, folder, tokens, split, model, device, progress) for split in run.evaluate.splits}
+    model = open_measured(run, folder, device, adapter)
+    text_bytes = TextBytes(tokenizer)
+    evaluate = {
+        split: _score(run, folder, tokens.rows(split), split, model, text_bytes, progress)
+        for split in run.evaluate.splits
+    }
     generation = _generate(run, folder, tokens, tokenizer, model, progress)
     if run.trains:
         training = json.loads(folder.training.read_text(encoding="utf-8"))
         model_part, train_part = ModelPart(**training["model"]), TrainPart(**training["train"])
     else:
-        model_part, train_part = describe_model(run, model).model_copy(update={"parameters_trainable": 0}), None
+        model_part, train_part = describe_model(run, model.requires_grad_(False)), None
     attempts = attempts_of(folder.experiment.ledger, folder.id)
     environment = capture_environment() | {"device": _device_name(device), "threads": torch.get_num_threads()}
     write_json(folder.environment, environment)
@@ -117,14 +126,13 @@ def data_part(run: Run, tokens: TokenSet) -> DataPart:
 def _score(
     run: Run,
     folder: RunFolder,
-    tokens: TokenSet,
+    rows: TokenRows,
     split: str,
     model: PreTrainedModel,
-    device: torch.device,
+    text_bytes: TextBytes,
     progress: Progress,
 ) -> dict[str, Any]:
     """Score the rows of one split; the numbers for the record, the scores of each row beside it."""
-    rows = tokens.rows(split)
     count = len(rows)
     if split == "train" and run.evaluate.max_train_examples is not None:
         count = min(count, run.evaluate.max_train_examples)
@@ -136,7 +144,7 @@ def _score(
         batch_size=run.evaluate.batch_size,
         progress=lambda done, total: progress("evaluate", done, total, f"perplexity on {split}"),
     )
-    synchronize(device)
+    synchronize(model.device)
     seconds = time.perf_counter() - started
     _refuse_nonsense(run, scores, model.config.get_text_config().vocab_size, split)
     make_folder(folder.scores)
@@ -147,7 +155,9 @@ def _score(
         "scored_tokens": scores.scored_tokens,
         "examples": count,
         "perplexity": scores.perplexity,
-        "bits_per_byte": bits_per_byte(scores.nll_sum, tokens.scored_bytes(split, count)),
+        "bits_per_byte": bits_per_byte(
+            scores.nll_sum, text_bytes.count(ids[labels != NOT_SCORED] for ids, labels in chosen)
+        ),
         "seconds": seconds,
         "ci95": {"perplexity": list(interval)},
     }
@@ -176,10 +186,11 @@ def _generate(
     if not run.evaluate.samples:
         write_text(folder.predictions, "")
         return None
+    rows = tokens.rows("test")
     samples, generation = generate_samples(
         model,
         tokenizer,
-        prompts_of(tokens.rows("test"), run.evaluate.samples),
+        prompts_of([rows[index] for index in range(min(len(rows), run.evaluate.samples))], run.evaluate.samples),
         max_new_tokens=run.evaluate.max_new_tokens,
         batch_size=run.evaluate.batch_size,
         progress=lambda done, total: progress("evaluate", done, total, "generating the samples"),

@@ -13,7 +13,7 @@ from lora_dist.config.sections import DataSection
 from lora_dist.data.tokenise import source_key, tokenise
 from lora_dist.data.tokens import TokenisedData, TokenSet, find_token_set
 from lora_dist.errors import Problem, UserError, raise_together
-from lora_dist.models.loading import context_length, empty_model, load_tokenizer
+from lora_dist.models.loading import context_length, empty_model, load_tokenizer, quiet_transformers
 from lora_dist.models.methods import method_problems
 from lora_dist.planning.batches import plan_batches
 from lora_dist.training.arguments import extra_problems
@@ -40,20 +40,25 @@ class Preflight:
         Raises:
             Refused: something the user can mend is wrong with some of them.
         """
+        quiet_transformers()
         problems: list[Problem] = []
         for run in runs:
             problems += self._problems(run)
         raise_together(problems)
 
-    def save(self) -> None:
-        """Write the tokens that are not on the disk yet.
+    def save(self) -> list[TokenSet]:
+        """Write the tokens that are not on the disk yet; all token sets, in the order in which runs asked for them.
 
         Raises:
             StorageError: the disk is full or the folder is not writable.
         """
-        for data in self._data.values():
-            if isinstance(data, TokenisedData):
-                data.save(self.tokens_folder)
+        return [
+            data.save(self.tokens_folder) if isinstance(data, TokenisedData) else data for data in self._data.values()
+        ]
+
+    def tokenizer_of(self, run: Run) -> PreTrainedTokenizerBase:
+        """The tokenizer that was opened for a run that has been checked."""
+        return self._models[run.model.model_dump_json()][0]
 
     def _problems(self, run: Run) -> Iterator[Problem]:
         where = "" if run.arm == ONLY_ARM else f"arms.{run.arm}."

@@ -17,7 +17,7 @@ from lora_dist.config.loading import read_yaml
 from lora_dist.data.tokens import TokenisedData, TokenSet
 from lora_dist.errors import LoraDistError, UserError
 from lora_dist.models.device import release_memory
-from lora_dist.models.loading import context_length, empty_model, load_tokenizer
+from lora_dist.models.loading import context_length, empty_model, load_tokenizer, quiet_transformers
 from lora_dist.pipeline.measure import measure_run
 from lora_dist.pipeline.preflight import find_or_tokenise
 from lora_dist.planning.batches import plan_batches, plan_steps
@@ -43,6 +43,7 @@ def work(path: Path, world: World, progress: Progress) -> Record:
         LoraDistError: the run failed (outcome `failed`).
     """
     folder = RunFolder(path)
+    quiet_transformers()
     with exclusive(folder.lock):
         return _attempt(folder, world, progress)
 

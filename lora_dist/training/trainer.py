@@ -21,6 +21,7 @@ from lora_dist.models.loading import load_model
 from lora_dist.models.methods import (
     choose_trainable,
     describe_model,
+    hold_in_float32,
     quantization_config,
 )
 from lora_dist.planning.batches import BatchPlan, plan_batches, plan_steps
@@ -84,6 +85,7 @@ def train_run(
         processing_class=tokenizer,
         peft_config=lora_config(run.method) if run.method.kind in ADAPTER_KINDS else None,
     )
+    hold_in_float32(trainer.model)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(
         StepMetrics(

@@ -27,7 +27,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonResult:
     """What `compare` leaves: the records of the finished runs, the others with their reasons, the report."""
 
     folder: ExperimentFolder
@@ -36,7 +36,7 @@ class Comparison:
     report: Report
 
 
-def compare(experiment: Experiment, *, listener: Listener | None = None) -> Comparison:
+def compare(experiment: Experiment, *, listener: Listener | None = None) -> ComparisonResult:
     """Do every run that has no record yet, then write the report. The same call resumes.
 
     A run that fails does not stop the others; it is in `failures`.
@@ -59,14 +59,16 @@ def compare(experiment: Experiment, *, listener: Listener | None = None) -> Comp
         for run in runs:
             listener.skipped(run, folder.run(run.id))
     report = write_report([folder], folder.report)
-    return Comparison(folder, _records(runs, folder), _failures(runs, folder), report)
+    return ComparisonResult(folder, records_of(runs, folder), failures_of(runs, folder), report)
 
 
-def _records(runs: list[Run], folder: ExperimentFolder) -> list[Record]:
+def records_of(runs: list[Run], folder: ExperimentFolder) -> list[Record]:
+    """The records of the finished ones among `runs`."""
     return [record for run in runs if (record := folder.run(run.id).read_record()) is not None]
 
 
-def _failures(runs: list[Run], folder: ExperimentFolder) -> list[Failure]:
+def failures_of(runs: list[Run], folder: ExperimentFolder) -> list[Failure]:
+    """The others, with what is known of why."""
     failures = []
     for run in runs:
         run_folder = folder.run(run.id)

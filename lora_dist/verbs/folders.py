@@ -13,16 +13,18 @@ from lora_dist.store.atomic import make_folder, write_text
 from lora_dist.store.folders import ExperimentFolder, dump_yaml
 
 
-def folder_of(experiment: Experiment) -> ExperimentFolder:
+def folder_of(experiment: Experiment, may_change: tuple[str, ...] = ()) -> ExperimentFolder:
     """The experiment's folder, checked and not yet made.
 
+    Args:
+        may_change: sections that may differ from those that the folder was made with.
     Raises:
         StorageError: it cannot be written, or it belongs to another experiment.
     """
     folder = ExperimentFolder(Path(experiment.output_dir).expanduser() / experiment.name)
     _check_writable(folder.path)
     if folder.experiment.exists():
-        _check_same_basis(folder, experiment)
+        _check_same_basis(folder, experiment, may_change)
     elif folder.path.is_dir() and any(folder.path.iterdir()):
         raise StorageError(
             key=str(folder.path),
@@ -65,7 +67,7 @@ def _check_writable(path: Path) -> None:
         )
 
 
-def _check_same_basis(folder: ExperimentFolder, experiment: Experiment) -> None:
+def _check_same_basis(folder: ExperimentFolder, experiment: Experiment, may_change: tuple[str, ...]) -> None:
     """Rows of one table must share model, data and settings: only arms, seeds and the launcher may change."""
     try:
         before = load_experiment(folder.experiment)
@@ -73,13 +75,17 @@ def _check_same_basis(folder: ExperimentFolder, experiment: Experiment) -> None:
         raise StorageError(
             key=str(folder.experiment), problem=f"cannot be read ({error})", fix="choose another name=..."
         ) from None
-    changed = list(_changes(before.basis(), experiment.basis()))
+    changed = _changes(_without(before.basis(), may_change), _without(experiment.basis(), may_change))
     if changed:
         raise ConfigError(
             key=str(folder.path),
             problem=f"was made by a different config: {'; '.join(changed[:5])}{' ...' if len(changed) > 5 else ''}",
             fix="choose another name=... (or delete that folder)",
         )
+
+
+def _without(document: dict[str, Any], sections: tuple[str, ...]) -> dict[str, Any]:
+    return {section: settings for section, settings in document.items() if section not in sections}
 
 
 def _changes(before: Any, now: Any, key: str = "") -> list[str]:

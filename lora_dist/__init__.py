@@ -1,0 +1,63 @@
+"""Is LoRA enough? One command, one honest comparison of fine-tuning methods for your model, data and hardware.
+
+The verbs of `lora-dist` as functions. Names are imported when they are first used, so that `import lora_dist` and
+`lora-dist --help` answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lora_dist.config.experiment import Experiment, Run
+    from lora_dist.config.loading import load_experiment
+    from lora_dist.errors import LoraDistError, UserError
+    from lora_dist.store.record import Record
+    from lora_dist.verbs.compare import compare
+    from lora_dist.verbs.evaluate import evaluate, evaluate_model
+    from lora_dist.verbs.report import report
+    from lora_dist.verbs.status import status
+    from lora_dist.verbs.train import train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Experiment": "lora_dist.config.experiment",
+    "LoraDistError": "lora_dist.errors",
+    "Record": "lora_dist.store.record",
+    "Run": "lora_dist.config.experiment",
+    "UserError": "lora_dist.errors",
+    "compare": "lora_dist.verbs.compare",
+    "evaluate": "lora_dist.verbs.evaluate",
+    "evaluate_model": "lora_dist.verbs.evaluate",
+    "load_experiment": "lora_dist.config.loading",
+    "report": "lora_dist.verbs.report",
+    "status": "lora_dist.verbs.status",
+    "train": "lora_dist.verbs.train",
+}
+
+__all__ = [
+    "Experiment",
+    "LoraDistError",
+    "Record",
+    "Run",
+    "UserError",
+    "compare",
+    "evaluate",
+    "evaluate_model",
+    "load_experiment",
+    "report",
+    "status",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lora_dist' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,229 @@
+"""The command line: arguments in, table and exit code out. What a verb does is in `lora_dist.verbs`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lora_dist.cli.output import finish, print_comparison, print_lines, print_refusal, print_runs, stdout
+from lora_dist.errors import Interrupted, LoraDistError, RunsFailed, UserError
+
+app = typer.Typer(
+    name="lora-dist",
+    help="Name a model, a dataset and the hardware; every method runs, and one honest comparison answers.",
+    epilog="Exit codes: 0 done, 1 our fault, 2 yours to mend (named in a line), 3 some runs failed, 4 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+recipes_app = typer.Typer(help="The shipped experiments.", no_args_is_help=True)
+app.add_typer(recipes_app, name="recipes")
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[EXPERIMENT] [KEY=VALUE ...]",
+        help="A YAML file, an experiment's folder or a recipe's name, then overrides such as train.epochs=2. The file "
+        "may be left out when the overrides say enough.",
+        show_default=False,
+    ),
+]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An experiment's folder, <output_dir>/<name>.")]
+
+
+@app.command()
+def compare(
+    words: Words = None,
+    launcher: Annotated[str | None, typer.Option(help="inline: one run after the other on this machine.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs, start nothing.")] = False,
+) -> None:
+    """Do every run of every arm, then show the comparison. The same command resumes."""
+    experiment = _experiment(words, launcher=launcher)
+    if dry_run:
+        from lora_dist.verbs.preview import preview
+
+        print_runs(preview(experiment))
+        return
+    from lora_dist.cli.progress import ProgressView
+    from lora_dist.verbs.compare import compare as do_compare
+
+    with ProgressView() as view:
+        result = do_compare(experiment, listener=view)
+    _show(result)
+
+
+@app.command()
+def train(
+    words: Words = None,
+    arm: Annotated[str | None, typer.Option(help="Which arm, if the experiment has several.")] = None,
+) -> None:
+    """Do one run with all its stages, to its record."""
+    experiment = _experiment(words)
+    from lora_dist.cli.progress import StageView
+    from lora_dist.verbs.report import report as do_report
+    from lora_dist.verbs.train import train as do_train
+
+    with StageView() as view:
+        record = do_train(experiment, arm=arm, progress=view)
+    folder = Path(experiment.output_dir).expanduser() / experiment.name
+    print_comparison(do_report([folder]))
+    finish({"record": folder / record.run_id / "record.json", "model": folder / record.run_id / "model"}, None)
+
+
+@app.command()
+def evaluate(
+    words: Words = None,
+    model: Annotated[str | None, typer.Option(help="Measure this model (folder, hub id) instead.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="An adapter's folder, put on the model.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data for --model: a file, folder, hub id or builtin:NAME.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON (with --model).")] = False,
+) -> None:
+    """Measure an experiment's runs again, or any model: --model DIR --data FILE data.task=instruction ..."""
+    if model is None:
+        if adapter is not None or data is not None or as_json:
+            raise UserError(key="--model", problem="is missing", fix="--adapter, --data and --json go with --model")
+        experiment = _experiment(words)
+        from lora_dist.cli.progress import ProgressView
+        from lora_dist.verbs.evaluate import evaluate as do_evaluate
+
+        with ProgressView() as view:
+            result = do_evaluate(experiment, listener=view)
+        _show(result)
+        return
+    from lora_dist.cli.output import print_record
+    from lora_dist.cli.progress import StageView
+    from lora_dist.verbs.evaluate import evaluate_model
+
+    experiment = _experiment(words, model=model, data=data)
+    with StageView() as view:
+        record = evaluate_model(experiment, adapter=adapter, progress=view)
+    if as_json:
+        stdout.print(record.model_dump_json(indent=2), soft_wrap=True, highlight=False, markup=False)
+    else:
+        print_record(record)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR [DIR ...]", help="Experiment folders.")],
+    into: Annotated[Path | None, typer.Option(help="Where the report goes; DIR/report by default.")] = None,
+) -> None:
+    """Write table, plots and page from the records."""
+    from lora_dist.verbs.report import report as do_report
+
+    print_comparison(do_report(folders, into=into))
+
+
+@app.command()
+def status(
+    folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False
+) -> None:
+    """Show where every run of an experiment is. Ends with 3 when some have failed."""
+    from lora_dist.cli.output import print_status
+    from lora_dist.verbs.status import status as do_status
+
+    failed = print_status(do_status(folder), as_json=as_json)
+    if failed:
+        raise typer.Exit(RunsFailed.exit_code)
+
+
+@recipes_app.command("list")
+def recipes_list() -> None:
+    """Show the names and what each is for."""
+    from lora_dist.verbs.recipes import recipes
+
+    for recipe in recipes():
+        stdout.print(f"{recipe.name:20} {recipe.summary}", highlight=False, markup=False)
+
+
+@recipes_app.command("show")
+def recipes_show(name: str) -> None:
+    """Print a recipe's YAML."""
+    from lora_dist.verbs.recipes import show_recipe
+
+    stdout.print(show_recipe(name).text, highlight=False, markup=False, soft_wrap=True, end="")
+
+
+@recipes_app.command("copy")
+def recipes_copy(
+    name: str, to: Annotated[Path | None, typer.Argument(help="File or folder; here by default.")] = None
+) -> None:
+    """Copy a recipe, to be changed."""
+    from lora_dist.verbs.recipes import copy_recipe
+
+    path = copy_recipe(name, to)
+    finish({"recipe": path}, f"lora-dist compare {path}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of an experiment file, for editors."""
+    from lora_dist.config.schema import experiment_schema
+
+    stdout.print(json.dumps(experiment_schema(), indent=2), highlight=False, markup=False, soft_wrap=True)
+
+
+def _experiment(
+    words: list[str] | None, *, launcher: str | None = None, model: str | None = None, data: str | None = None
+):
+    """The experiment that a command line names: an optional source, then overrides; options win."""
+    from lora_dist.config.loading import load_experiment
+    from lora_dist.errors import ConfigError
+
+    words = list(words or [])
+    source = words.pop(0) if words and ("=" not in words[0] or Path(words[0]).exists()) else None
+    overrides = words
+    if model is not None:
+        overrides = [f"model.path={json.dumps(model)}", "method.kind=base", "evaluate.splits=[test]", *overrides]
+    if data is not None:
+        is_file = Path(data).is_file()  # all of it is to be scored: it is the test split
+        value = {"train": data, "test": data} if is_file else data
+        overrides = [f"data.path={json.dumps(value)}", *overrides]
+    if launcher is not None:
+        overrides = [*overrides, f"launch.launcher={launcher}"]
+    if source is None and not overrides:
+        raise ConfigError(
+            key="EXPERIMENT",
+            problem="is missing",
+            fix="give a YAML file or a recipe; try: lora-dist compare quickstart",
+        )
+    return load_experiment(source, overrides)
+
+
+def _show(result) -> None:
+    """The table, the files, and what failed."""
+    print_comparison(result.report)
+    if result.failures:
+        for failure in result.failures:
+            print_lines(f"{failure.run.label}: {failure.outcome}: {failure.message} (log: {failure.log})")
+        refused = all(failure.outcome == "refused" for failure in result.failures)
+        raise typer.Exit(UserError.exit_code if refused else RunsFailed.exit_code)
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        print_refusal(error)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print_lines("interrupted: what is finished is kept; the same command resumes")
+        sys.exit(Interrupted.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe has gone: nobody is left to be told
+        sys.exit(0)
+    except LoraDistError as error:
+        print_lines(str(error))
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # a usage error of click
+            print_lines(f"{error.format_message()} (try --help)")
+            sys.exit(UserError.exit_code)
+        raise
+    sys.exit(code or 0)

@@ -1,0 +1,98 @@
+"""What the commands print: results on stdout, mistakes and progress on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from lora_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from lora_dist.reporting.status_table import StatusRow
+    from lora_dist.reporting.write import Report
+    from lora_dist.store.record import Record
+    from lora_dist.verbs.preview import Preview
+
+stdout = Console()
+stderr = Console(stderr=True)
+
+
+def print_lines(*lines: str) -> None:
+    """Plain lines on stderr, never wrapped, so that a script can read them."""
+    for line in lines:
+        stderr.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_refusal(error: UserError) -> None:
+    """One line per mistake: key, what is wrong, the fix."""
+    print_lines(*(f"lora-dist: {' '.join(str(problem).split())}" for problem in error.problems))
+
+
+def finish(files: Mapping[str, Path], command: str | None) -> None:
+    """Where the files are, and the next command to type."""
+    stdout.print()
+    for name, path in files.items():
+        stdout.print(f"{name + ':':10} {path}", markup=False, highlight=False, soft_wrap=True)
+    if command:
+        stdout.print(f"{'next:':10} {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_comparison(report: Report) -> None:
+    """The table, and where the report is."""
+    from lora_dist.reporting.table import comparison_view
+
+    stdout.print(comparison_view(report.comparison, width=stdout.width))
+    folder = report.comparison.sources[0].folder.path
+    files = {path.name: path for path in report.files if path.suffix in (".html", ".md", ".csv")}
+    finish(files, f"lora-dist status {folder}")
+
+
+def print_record(record: Record) -> None:
+    """A measured model in a few lines."""
+    for split, scores in record.evaluate.items():
+        low, high = scores["ci95"]["perplexity"]
+        stdout.print(
+            f"perplexity on {split}: {scores['perplexity']:.4f}  95% interval [{low:.4f}, {high:.4f}]  "
+            f"({scores['scored_tokens']:,} tokens in {scores['examples']:,} rows, "
+            f"{scores['bits_per_byte']:.4f} bits per byte)",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def print_runs(previews: Sequence[Preview]) -> None:
+    """The runs that a comparison consists of."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("run", "what", "method", "learning rate", "one optimizer step", "state"):
+        table.add_column(title, overflow="fold")
+    for item in previews:
+        table.add_row(
+            item.run.id,
+            item.run.label,
+            item.run.method.kind,
+            f"{item.run.train.learning_rate:g}" if item.run.trains else "-",
+            str(item.batches) if item.batches else "-",
+            "finished" if item.finished else "to do",
+        )
+    stdout.print(table)
+    todo = sum(not item.finished for item in previews)
+    stdout.print(f"\n{len(previews)} runs, {todo} to do. Nothing was started.", highlight=False)
+
+
+def print_status(rows: Sequence[StatusRow], *, as_json: bool) -> bool:
+    """The state of each run; returns whether some have failed."""
+    from lora_dist.reporting.status_table import status_table
+
+    if as_json:
+        document = [{**asdict(row), "log": str(row.log) if row.log else None} for row in rows]
+        stdout.print(json.dumps(document, indent=2), markup=False, highlight=False, soft_wrap=True)
+    else:
+        stdout.print(status_table(rows))
+    return any(row.state in ("failed", "refused", "stale") for row in rows)

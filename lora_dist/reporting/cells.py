@@ -1,0 +1,127 @@
+"""What stands in the table's cells, once for the terminal, the Markdown and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lora_dist.reporting.rows import Comparison, Group, Row, Versus
+from lora_dist.reporting.words import NOTHING, count, duration, percent, setting, size, speed, with_interval
+
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One or two short lines; `verdict` is better, worse, `no difference shown` or empty."""
+
+    lines: tuple[str, ...]
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the comparison."""
+
+    title: str
+    cell: Callable[[Row], Cell]
+    numeric: bool = True
+    worth: int = 9
+    """What a narrow terminal drops first: the lowest."""
+
+
+def columns_for(comparison: Comparison) -> list[Column]:
+    """The columns that have something to say about these rows."""
+    rows = comparison.finished
+    bases, fulls = _references(comparison, "base"), _references(comparison, "full")
+    columns = [
+        Column("arm", _arm, numeric=False),
+        Column("test ppl", lambda row: _perplexity(row, "test")),
+        Column("vs base", lambda row: _versus(row.versus_base, is_reference=row.name in bases)),
+        Column("vs full", lambda row: _versus(row.versus_full, is_reference=row.name in fulls)),
+        Column("train ppl", lambda row: _perplexity(row, "train"), worth=2),
+        Column("trainable", _trainable, worth=7),
+        Column("time/epoch", _time, worth=6),
+        Column("peak memory", _memory, worth=5),
+        Column("generation", _generation, worth=1),
+    ]
+    if len(comparison.groups) > 1:
+        columns.insert(2, Column("bits/byte", _bits_per_byte, worth=8))
+    return [column for column in columns if any(column.cell(row).lines != (NOTHING,) for row in rows)]
+
+
+def settings_words(row: Row) -> str:
+    """What the name leaves unsaid of rank, alpha and learning rate: alpha 32 lr 2e-4.
+
+    A seed that matters is in the name: every trained arm has every seed.
+    """
+    parts = [f"r{row.settings['rank']}" if "rank" in row.settings else ""]
+    parts.append(f"alpha {row.settings['alpha']:g}" if "alpha" in row.settings else "")
+    parts.append(f"top {row.settings['top_blocks']}" if "top_blocks" in row.settings else "")
+    parts.append(f"lr {setting(row.learning_rate)}" if row.learning_rate else "")
+    parts.append("" if row.run.trains else "zero-shot")
+    return " ".join(part for part in parts if part and f" {part} " not in f" {row.name} ")
+
+
+def _arm(row: Row) -> Cell:
+    kind = "" if row.kind == row.run.arm else f"{row.kind} "
+    settings = kind + settings_words(row)
+    return Cell((row.name, settings) if settings else (row.name,))
+
+
+def _trainable(row: Row) -> Cell:
+    if row.record is None:
+        return Cell((NOTHING,))
+    number = row.record.model.parameters_trainable
+    return Cell((count(number), percent(row.trainable_share))) if number else Cell(("0",))
+
+
+def _time(row: Row) -> Cell:
+    train = row.record.train if row.record else None
+    return Cell((duration(train.seconds_per_epoch), speed(train.tokens_per_second))) if train else Cell((NOTHING,))
+
+
+def _memory(row: Row) -> Cell:
+    train = row.record.train if row.record else None
+    return Cell((size(train.peak_memory_bytes), train.peak_memory_kind)) if train else Cell((NOTHING,))
+
+
+def _generation(row: Row) -> Cell:
+    generation = row.record.generation if row.record else None
+    return Cell((speed(generation.tokens_per_second),)) if generation else Cell((NOTHING,))
+
+
+def _perplexity(row: Row, split: str) -> Cell:
+    estimate = row.perplexity(split)
+    if estimate is None:
+        return Cell((NOTHING,))
+    value, interval = with_interval(estimate.value, estimate.low, estimate.high, digits=3)
+    return Cell((value, interval) if interval else (value,))
+
+
+def _versus(versus: Versus | None, *, is_reference: bool) -> Cell:
+    if versus is None:
+        return Cell((REFERENCE if is_reference else NOTHING,))
+    value, interval = with_interval(versus.value, versus.low, versus.high, signed=True)
+    return Cell((value, interval), versus.verdict)
+
+
+def _references(comparison: Comparison, kind: str) -> set[str]:
+    """The rows of this kind that others are compared with, or that stand alone; by name."""
+    names = {group.of_kind(kind)[0].name for group in comparison.groups if len(group.of_kind(kind)) == 1}
+    for row in comparison.finished:
+        versus = row.versus_base if kind == "base" else row.versus_full
+        names |= {versus.reference} if versus else set()
+    return names
+
+
+def _bits_per_byte(row: Row) -> Cell:
+    value = row.measured("test", "bits_per_byte")
+    return Cell((NOTHING if value is None else f"{value:.4f}",))
+
+
+def groups_of(comparison: Comparison) -> Sequence[tuple[str, Group]]:
+    """The groups with the heading each needs: none while there is only one."""
+    if len(comparison.groups) < 2:
+        return [("", group) for group in comparison.groups]
+    return [(f"tokens {group.token_hash[:12]}", group) for group in comparison.groups]

@@ -1,0 +1,116 @@
+"""Differences to the base model and to full fine-tuning, paired over the rows of the test split."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from lora_dist.errors import StorageError
+from lora_dist.evaluation.scores import read_scores
+from lora_dist.evaluation.statistics import perplexity_difference
+from lora_dist.reporting.rows import QUALITY_SPLIT, Group, Row, Versus, settings_of
+
+BOOTSTRAP_SEED = 0
+_SCORES_KEPT = 64  # score files in memory at once: references are read again and again
+
+
+def with_differences(group: Group) -> tuple[Group, list[str]]:
+    """The group with each row's difference to its references, and a note for each that could not be taken."""
+    rows: list[Row] = []
+    notes: list[str] = []
+    for row in group.rows:
+        found: dict[str, Versus | None] = {}
+        for name, reference in (("versus_base", base_for(row, group)), ("versus_full", full_for(row, group))):
+            found[name], problem = _versus(row, reference)
+            notes += [problem] if problem else []
+        rows.append(dataclasses.replace(row, **found))
+    return dataclasses.replace(group, rows=tuple(rows)), list(dict.fromkeys(notes))
+
+
+def base_for(row: Row, group: Group) -> Row | None:
+    """The zero-shot row that `row` is compared with: of its model and its experiment where there is one."""
+    return next(iter(_nearest(row, group.of_kind("base"))), None)
+
+
+def full_for(row: Row, group: Group) -> Row | None:
+    """The full fine-tuning that `row` is compared with: of its model, its experiment and its seed where there is one.
+
+    Of several (a sweep of learning rates) it is the best one, on validation if that was scored: a LoRA that beats a
+    badly tuned full fine-tuning has shown nothing.
+    """
+    candidates = _nearest(row, group.of_kind("full"))
+    seeds = {full.seed for full in candidates}
+    seed = row.seed if row.seed in seeds else candidates[0].seed if candidates else None
+    return chosen([full for full in candidates if full.seed == seed])
+
+
+def chosen(rows: Sequence[Row]) -> Row | None:
+    """The first seed of the best setting: lowest mean perplexity over its seeds, on the split that selects.
+
+    Picking the best single run instead would reward a method for having had more seeds.
+    """
+    split = selection_split(rows)
+
+    def mean(seeds: list[Row]) -> float:
+        return fmean(estimate.value for row in seeds if (estimate := row.perplexity(split)))
+
+    return min(settings_of(rows), key=mean)[0] if rows else None
+
+
+def selection_split(rows: Sequence[Row]) -> str:
+    """The split that picks between settings: validation where every row has it, so that the test stays unseen."""
+    return "validation" if rows and all(row.perplexity("validation") for row in rows) else QUALITY_SPLIT
+
+
+def difference(row: Row, reference: Row) -> Versus:
+    """Test perplexity of `row` minus that of `reference`, with a paired bootstrap interval.
+
+    Raises:
+        StorageError: the scores of one of them are missing, unreadable, or not of the same tokens.
+    """
+    resamples = row.run.evaluate.bootstrap_samples
+    try:
+        found = perplexity_difference(*_scores(row), *_scores(reference), resamples=resamples, seed=BOOTSTRAP_SEED)
+    except ValueError as error:
+        raise StorageError(
+            key=str(_scores_path(row)),
+            problem=f"its rows cannot be paired with those of {reference.name} ({error})",
+            fix="remove the record.json of both runs: they are then measured again",
+        ) from error
+    return Versus(reference.name, found.value, found.low, found.high, found.excludes_zero)
+
+
+def _versus(row: Row, reference: Row | None) -> tuple[Versus | None, str]:
+    """The difference, or None with the reason why it could not be taken (empty when there is nothing to compare)."""
+    if reference is None or reference is row or row.perplexity() is None:
+        return None, ""
+    try:
+        return difference(row, reference), ""
+    except StorageError as error:
+        return None, f"No difference between {row.name} and {reference.name}: {error}."
+
+
+def _nearest(row: Row, candidates: list[Row]) -> list[Row]:
+    """The candidates of the row's model, and of those the ones of its experiment; where there are none, the others."""
+    candidates = [other for other in candidates if other.run.model.path == row.run.model.path] or candidates
+    return [other for other in candidates if other.experiment == row.experiment] or candidates
+
+
+def _scores(row: Row) -> tuple[np.ndarray, np.ndarray]:
+    path = _scores_path(row)
+    return _read_once((path, path.stat().st_mtime_ns if path.exists() else 0))
+
+
+@lru_cache(maxsize=_SCORES_KEPT)
+def _read_once(version: tuple[Path, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Nll (nats) and scored tokens of each row of a file as it was at one time: measured again, it is read again."""
+    return read_scores(version[0])
+
+
+def _scores_path(row: Row) -> Path:
+    return row.at.folder.scores / f"{QUALITY_SPLIT}.parquet"

@@ -1,0 +1,262 @@
+"""The plots: quality against trainable parameters and against time, and the training curves; one panel per group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lora_dist.reporting.cells import groups_of
+from lora_dist.reporting.drawing import (
+    DARK,
+    LIGHT,
+    LINES,
+    MARKERS,
+    Point,
+    Theme,
+    label_points,
+    legend,
+    log_axis,
+    name_axes,
+    nudged,
+    panels,
+    png_bytes,
+)
+from lora_dist.reporting.names import without_seed
+from lora_dist.reporting.rows import Comparison, Group, Row, best, settings_of
+from lora_dist.reporting.words import listed, perplexity
+from lora_dist.store.lines import read_lines
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FILE_NAMES = PARAMETERS, TIME, CURVES = "quality_vs_parameters.png", "quality_vs_time.png", "training_curves.png"
+
+_WIDE = 8.0  # the largest over the smallest value from which an axis is logarithmic
+_SAME_X, _NUDGE = 0.02, 9.0  # points closer than 2% of x are drawn beside each other, in 1/72 inch
+_LABELS = 10  # with more settings than this only the best of each arm has a label
+_CURVES_IN_LEGEND = 16
+_CURVES_WITH_RAW = 6  # with more curves the unsmoothed ones are only clutter
+_CURVE_POINTS = 2000
+_UNITS = ((2 * 3600.0, 3600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One plot as PNG, for light and for dark pages."""
+
+    file_name: str
+    title: str
+    caption: str
+    png: bytes
+    png_dark: bytes
+
+
+def draw_plots(comparison: Comparison) -> list[Plot]:
+    """The plots that the finished rows have data for; none for an experiment without finished runs."""
+    drawings: list[tuple[str, str, str, Callable[[Comparison, Theme], bytes | None]]] = [
+        (
+            PARAMETERS,
+            "Quality against trainable parameters",
+            "Lower is better. Bars are 95% intervals of each row by itself; bars that overlap do not mean that no "
+            "difference was shown, since the table pairs the rows.",
+            _against_parameters,
+        ),
+        (
+            TIME,
+            "Quality against training time",
+            "Lower is better. Seconds of optimizer steps alone, without loading, evaluation and saving.",
+            _against_time,
+        ),
+        (
+            CURVES,
+            "Training curves",
+            "Loss of each optimizer step on the train split, lightly smoothed.",
+            _curves,
+        ),
+    ]
+    plots: list[Plot] = []
+    for file_name, title, caption, draw in drawings:
+        light = draw(comparison, LIGHT)
+        if light:
+            plots.append(Plot(file_name, title, caption, light, draw(comparison, DARK) or light))
+    return plots
+
+
+def _against_parameters(comparison: Comparison, theme: Theme) -> bytes | None:
+    def trainable(row: Row) -> float | None:
+        return row.record.model.parameters_trainable or None if row.record else None
+
+    return _scatter(comparison, theme, trainable, "trainable parameters", always_log=True)
+
+
+def _against_time(comparison: Comparison, theme: Theme) -> bytes | None:
+    times = [row.record.train.seconds for row in comparison.finished if row.record and row.record.train]
+    longest = max(times, default=0.0)
+    unit, name = next((unit, name) for least, unit, name in _UNITS if longest >= least)
+
+    def time(row: Row) -> float | None:
+        return row.record.train.seconds / unit or None if row.record and row.record.train else None
+
+    return _scatter(comparison, theme, time, f"training time ({name})", always_log=False)
+
+
+def _scatter(
+    comparison: Comparison, theme: Theme, x_of: Callable[[Row], float | None], x_name: str, *, always_log: bool
+) -> bytes | None:
+    """Test perplexity over `x_of`, or None when no row has both."""
+    groups = [
+        (heading, group, [row for row in group.rows if row.perplexity() and x_of(row)])
+        for heading, group in groups_of(comparison)
+    ]
+    groups = [(heading, group, rows) for heading, group, rows in groups if rows]
+    if not groups:
+        return None
+    arms = _arm_indices(comparison)
+    figure, axes = panels(len(groups), theme)
+    for panel, (heading, group, rows) in zip(axes, groups, strict=True):
+        _base_lines(panel, group, theme)
+        points: list[Point] = []
+        labels = _labels(rows)
+        for row in rows:
+            points.append(
+                _point(panel, row, x_of(row) or 0.0, points, theme, arms[_arm(row)], labels.get(row.name, ""))
+            )
+        name_axes(panel, x_name, "test perplexity (lower is better)", heading, theme)
+        _scale(panel, points, log_x=always_log or _is_wide([point.x for point in points]))
+        label_points(panel, points, theme)
+    return png_bytes(figure)
+
+
+def _labels(rows: Sequence[Row]) -> dict[str, str]:
+    """What is written beside which row: one label for all seeds of a setting; of many settings, each arm's best."""
+    settings = settings_of(rows)
+    if len(settings) > _LABELS:
+        shown = _best_of_each_arm(rows)
+        settings = [seeds for seeds in settings if any(row.name in shown for row in seeds)]
+    return {seeds[0].name: without_seed(seeds[0]) if len(seeds) > 1 else seeds[0].name for seeds in settings}
+
+
+def _point(panel: Axes, row: Row, x: float, before: Sequence[Point], theme: Theme, index: int, label: str) -> Point:
+    """Draw one row; where others already stand at its x, a little to the side of them."""
+    estimate = row.perplexity()
+    if estimate is None:
+        raise ValueError(f"{row.name} has no test perplexity")
+    bars = None
+    if estimate.low is not None and estimate.high is not None:
+        bars = [[max(0.0, estimate.value - estimate.low)], [max(0.0, estimate.high - estimate.value)]]
+    lowest, highest = (estimate.value - bars[0][0], estimate.value + bars[1][0]) if bars else (estimate.value,) * 2
+    panel.update_datalim([(x, lowest), (x, highest)])  # what is drawn nudged does not count towards the limits
+    twins = sum(abs(other.x / x - 1) < _SAME_X for other in before)
+    nudge = _NUDGE * ((twins + 1) // 2) * (1 if twins % 2 else -1)
+    panel.errorbar(
+        [x], [estimate.value], yerr=bars, fmt=MARKERS[index % len(MARKERS)], color=theme.color(index),
+        markersize=7, markeredgecolor=theme.ground, elinewidth=1.4, capsize=3, zorder=3,
+        transform=nudged(panel, nudge),
+    )  # fmt: skip
+    return Point(x, estimate.value, lowest, highest, label, nudge)
+
+
+def _base_lines(panel: Axes, group: Group, theme: Theme) -> None:
+    """The zero-shot rows, which train nothing, as horizontal lines."""
+    lines: dict[float, list[str]] = {}  # bases of several experiments are often one and the same
+    for row in group.of_kind("base"):
+        if estimate := row.perplexity():
+            lines.setdefault(estimate.value, []).append(row.name)
+    for value, names in lines.items():
+        panel.axhline(value, color=theme.faint, linewidth=1.3, linestyle=(0, (5, 3)), zorder=2)
+        panel.annotate(
+            f"{listed(names)}: zero-shot {perplexity(value)}", (0.0, value), xycoords=("axes fraction", "data"),
+            xytext=(4, 3), textcoords="offset points", fontsize=8.5, color=theme.faint, parse_math=False,
+        )  # fmt: skip
+
+
+def _scale(panel: Axes, points: Sequence[Point], *, log_x: bool) -> None:
+    """Logarithmic axes where values differ widely, and room at the sides for labels."""
+    low, high = panel.dataLim.intervaly
+    if low > 0 and high / low > _WIDE:
+        log_axis(panel.yaxis)
+        panel.set_ylim(low / 1.25, high * 1.35)
+    else:
+        room = 0.12 * (high - low) or 0.05 * high
+        panel.set_ylim(low - room, high + room)
+    xs = [point.x for point in points]
+    if log_x:
+        log_axis(panel.xaxis)
+        reach = max(2.0, (max(xs) / min(xs)) ** 0.15)
+        panel.set_xlim(min(xs) / reach, max(xs) * reach)
+    else:
+        reach = 0.15 * (max(xs) - min(xs)) or 0.5 * max(xs)
+        panel.set_xlim(max(0.0, min(xs) - reach), max(xs) + reach)
+
+
+def _curves(comparison: Comparison, theme: Theme) -> bytes | None:
+    groups = [
+        (heading, curves)
+        for heading, group in groups_of(comparison)
+        if (curves := [(row, curve) for row in group.rows if len((curve := _loss_by_step(row))[0]) > 1])
+    ]
+    if not groups:
+        return None
+    arms, seen = _arm_indices(comparison), dict.fromkeys(_arm_indices(comparison), 0)
+    figure, axes = panels(len(groups), theme)
+    for panel, (heading, curves) in zip(axes, groups, strict=True):
+        shown = _best_of_each_arm([row for row, _ in curves]) if len(curves) > _CURVES_IN_LEGEND else None
+        for row, (steps, losses) in curves:
+            color, line = theme.color(arms[_arm(row)]), LINES[seen[_arm(row)] % len(LINES)]
+            seen[_arm(row)] += 1
+            if len(curves) <= _CURVES_WITH_RAW:
+                panel.plot(steps, losses, color=color, alpha=0.18, linewidth=1)
+            label = row.name if shown is None or row.name in shown else None
+            panel.plot(*_thinned(steps, _smoothed(losses)), color=color, linestyle=line, linewidth=1.7, label=label)
+        name_axes(panel, "optimizer step", "training loss (nats per token)", heading, theme)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        low, high = panel.dataLim.intervaly
+        if low > 0 and high / low > _WIDE:
+            log_axis(panel.yaxis)
+        legend(panel, theme)
+    return png_bytes(figure)
+
+
+def _loss_by_step(row: Row) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and losses; a step that a resumed run did twice counts as it was done last."""
+    found = {
+        line["step"]: line["loss"]
+        for line in read_lines(row.at.folder.metrics)
+        if isinstance(line.get("step"), int) and isinstance(line.get("loss"), int | float)
+    }
+    steps = sorted(step for step, loss in found.items() if np.isfinite(loss))
+    return np.array(steps), np.array([found[step] for step in steps])
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Running mean over a thirtieth of the curve, at least 3 steps; at the ends over what is there."""
+    window = np.ones(min(len(values), max(3, len(values) // 30)))
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+
+
+def _thinned(steps: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    every = max(1, len(steps) // _CURVE_POINTS)
+    return steps[::every], losses[::every]
+
+
+def _arm(row: Row) -> tuple[str, str]:
+    return row.experiment, row.run.arm
+
+
+def _arm_indices(comparison: Comparison) -> dict[tuple[str, str], int]:
+    """A number for each arm, the same in all plots, from which its colour and marker follow."""
+    arms = dict.fromkeys(_arm(row) for row in comparison.finished if row.run.trains)
+    return {arm: index for index, arm in enumerate(arms)}
+
+
+def _best_of_each_arm(rows: Sequence[Row]) -> set[str]:
+    arms = dict.fromkeys(_arm(row) for row in rows)
+    found = [best([row for row in rows if _arm(row) == arm]) for arm in arms]
+    return {row.name for row in found if row}
+
+
+def _is_wide(values: Sequence[float]) -> bool:
+    return min(values) > 0 and max(values) / min(values) > _WIDE

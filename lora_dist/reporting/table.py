@@ -1,0 +1,110 @@
+"""The comparison and the unfinished runs as rich tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lora_dist.reporting.cells import Cell, Column, columns_for, groups_of
+from lora_dist.reporting.headline import headlines
+from lora_dist.reporting.rows import NO_DIFFERENCE, Comparison, Row
+from lora_dist.reporting.words import one_line
+
+STYLES = {"better": "green", "worse": "red", NO_DIFFERENCE: "dim"}
+_VERDICT_WIDTHS = (len(NO_DIFFERENCE), 15)  # in one line; where that is too wide, in two
+_ALWAYS_KEPT = 9
+
+
+def comparison_view(comparison: Comparison, width: int = 120) -> RenderableType:
+    """Everything the terminal shows: the answer, the table, the unfinished runs and the notes."""
+    parts: list[RenderableType] = []
+    for headline in headlines(comparison):
+        parts += [
+            Text(headline.title, style="bold"),
+            *(Padding(Text(line), (0, 0, 0, 2)) for line in headline.sentences),
+            Text(),
+        ]
+    if comparison.finished:
+        parts.append(comparison_table(comparison, width))
+    if comparison.unfinished:
+        parts += [Text(), unfinished_table(comparison.unfinished)]
+    if comparison.notes:
+        parts += [Text(), *(Text(f"* {one_line(note, limit=2000)}", style="dim") for note in comparison.notes)]
+    return Group(*parts)
+
+
+def comparison_table(comparison: Comparison, width: int = 120) -> Table:
+    """The finished rows, group by group, in as many columns as fit into `width` characters.
+
+    Perplexities stand over their 95% intervals; differences are paired over the test rows.
+    """
+    columns = columns_for(comparison)
+    while True:
+        for verdict_width in _VERDICT_WIDTHS:
+            table = _table(comparison, columns, verdict_width)
+            if _width(table) <= width:
+                return table
+        droppable = [column for column in columns if column.worth < _ALWAYS_KEPT]
+        if not droppable:
+            return table
+        columns.remove(min(droppable, key=lambda column: column.worth))
+
+
+def unfinished_table(rows: Sequence[Row]) -> Table:
+    """The runs without a record: their state, why, and where the log is."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Not finished", title_justify="left", title_style="bold")
+    table.add_column("run", overflow="fold")
+    table.add_column("state")
+    table.add_column("why, and its log", overflow="fold", ratio=1)
+    for row in rows:
+        log = str(row.at.log or "")
+        why = "\n".join(part for part in (one_line(row.at.reason or row.at.doing, limit=300), log) if part)
+        table.add_row(Text(row.name), Text(row.at.state, style=state_style(row.at.state)), Text(why))
+    return table
+
+
+def state_style(state: str) -> str:
+    """The colour of a run's state."""
+    return {"completed": "green", "running": "cyan", "waiting": "dim", "interrupted": "yellow"}.get(state, "red")
+
+
+def _table(comparison: Comparison, columns: Sequence[Column], verdict_width: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in columns:
+        table.add_column(
+            column.title,
+            justify="right" if column.numeric else "left",
+            max_width=verdict_width if column.title.startswith("vs ") else None,
+            overflow="fold",
+        )
+    for heading, group in groups_of(comparison):
+        if heading:
+            table.add_row(Text(heading, style="bold"))
+        for row in group.rows:
+            table.add_row(*(_text(column.cell(row), numeric=column.numeric) for column in columns))
+        table.add_section()
+    return table
+
+
+def _text(cell: Cell, *, numeric: bool) -> Text:
+    first, *rest = cell.lines
+    text = Text(one_line(first), style=STYLES.get(cell.verdict, "" if numeric else "bold"))
+    if cell.verdict == NO_DIFFERENCE:
+        rest.append(cell.verdict)
+    elif cell.verdict:
+        text.append(f" {cell.verdict}")
+    for line in rest:
+        text.append(f"\n{one_line(line)}", style="dim not bold")
+    return text
+
+
+def _width(table: Table) -> int:
+    """The width that the table takes when nothing in it is squeezed."""
+    console = Console(width=1000)
+    return Measurement.get(console, console.options, table).maximum
