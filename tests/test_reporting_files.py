@@ -178,8 +178,9 @@ def test_the_columns_of_the_csv_are_what_scripts_rely_on():
         "experiment", "run", "arm", "name", "label", "state", "method", "rank", "alpha", "learning_rate", "seed",
     ]  # fmt: skip
     wanted = {
-        "parameters_trainable", "training_seconds_per_epoch", "training_tokens_per_second", "training_peak_memory_bytes",
-        "generated_tokens_per_second", "train_perplexity", "test_perplexity", "test_perplexity_low",
+        "parameters_trainable", "training_seconds_per_epoch", "training_tokens_per_second",
+        "training_peak_memory_bytes", "generated_tokens_per_second", "train_perplexity",
+        "test_perplexity", "test_perplexity_low",
         "test_perplexity_high", "test_bits_per_byte", "versus_base", "versus_full", "versus_full_low",
         "versus_full_high", "versus_full_verdict", "token_hash", "reason", "log",
     }  # fmt: skip

@@ -212,3 +212,9 @@ def test_resamples_are_those_of_the_experiment(tmp_path):
     many = named(collect([made.folder]), "lora r4").versus_full
     assert few.value == many.value
     assert few.low != many.low
+
+
+def test_a_folder_given_twice_counts_once_and_namesakes_are_told_apart(tmp_path):
+    one, two = (whole(tmp_path / parent / "same", arms={"lora": {}}).folder for parent in ("a", "b"))
+    rows = collect([one, two, one]).rows
+    assert [row.name for row in rows] == [f"{one.path}/lora", f"{two.path}/lora"]

@@ -107,7 +107,7 @@ class ProgressView(_Bar):
         if outcome == "completed":
             self.line(f"  completed  {run.label} in {seconds}")
         else:
-            self.line(f"  {outcome:10} {run.label} after {seconds}: {message} (log: {folder.log})")
+            self.line(f"  {outcome:10} {run.label} after {seconds}")
 
     def elsewhere(self, run: Run, owner: Owner | None) -> None:
         """Say who has the run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,7 +25,7 @@ def collect(folders: Sequence[ExperimentFolder]) -> Comparison:
         Refused, ConfigError: an experiment.yaml is not one.
         StorageError: a folder cannot be read.
     """
-    sources = tuple(Source(folder, load_experiment(folder.experiment)) for folder in folders)
+    sources = _sources(folders)
     runs = [(source, run) for source in sources for run in expand(source.experiment)]
     states = [state for source in sources for state in run_states(source.folder, expand(source.experiment))]
     names = short_names([(source.name, run) for source, run in runs])
@@ -37,6 +37,16 @@ def collect(folders: Sequence[ExperimentFolder]) -> Comparison:
         problems += notes
     notes = [*_group_notes(groups), *problems, *_seed_notes(groups), *_unequal(groups), *_strangers(sources, rows)]
     return Comparison(sources, tuple(groups), tuple(row for row in rows if not row.record), tuple(notes))
+
+
+def _sources(folders: Sequence[ExperimentFolder]) -> tuple[Source, ...]:
+    """Each folder once, under a name of its own."""
+    by_path = {folder.path.resolve(): folder for folder in folders}
+    counts = Counter(path.name for path in by_path)
+    return tuple(
+        Source(path.name if counts[path.name] == 1 else str(path), folder, load_experiment(folder.experiment))
+        for path, folder in by_path.items()
+    )
 
 
 def _grouped(rows: Sequence[Row]) -> list[Group]:

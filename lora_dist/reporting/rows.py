@@ -119,13 +119,10 @@ class Group:
 class Source:
     """An experiment that the report is about."""
 
+    name: str
+    """The folder's name, which is the experiment's; with its parents where two have the same."""
     folder: ExperimentFolder
     experiment: Experiment
-
-    @property
-    def name(self) -> str:
-        """The folder's name, which is the experiment's."""
-        return self.folder.path.resolve().name
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of UTF-8 text."""
-    write_bytes(path, text.encode())
+    """`write_bytes` of UTF-8 text; half a surrogate pair, which has no UTF-8, is written as its (JSON) escape."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -23,7 +23,7 @@ def append_line(path: Path, document: dict[str, Any], *, durable: bool = True) -
             size = os.fstat(handle).st_size
             if size and os.pread(handle, 1, size - 1) != b"\n":
                 line = "\n" + line
-            os.write(handle, line.encode())
+            os.write(handle, line.encode(errors="backslashreplace"))
             if durable:
                 os.fsync(handle)
         finally:

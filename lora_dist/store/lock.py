@@ -15,6 +15,8 @@ from pathlib import Path
 from lora_dist.errors import LoraDistError
 from lora_dist.store.atomic import storage_errors
 
+_PATIENCE_S, _TRIES = 0.1, 5
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -47,10 +49,7 @@ def exclusive(path: Path) -> Iterator[None]:
     with storage_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Held(path, read_owner(path)) from None
+        _take(handle, path)
         owner = Owner(socket.gethostname(), os.getpid(), time.time())
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(asdict(owner)).encode(), 0)
@@ -58,6 +57,19 @@ def exclusive(path: Path) -> Iterator[None]:
         os.ftruncate(handle, 0)
     finally:
         os.close(handle)
+
+
+def _take(handle: int, path: Path) -> None:
+    """Lock, with some patience: who only asks for the holder has the lock for a moment too."""
+    for patience_left in reversed(range(_TRIES)):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not patience_left:
+                raise Held(path, read_owner(path)) from None
+            time.sleep(_PATIENCE_S / _TRIES)
+        else:
+            return
 
 
 def holder(path: Path) -> Owner | None:
