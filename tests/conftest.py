@@ -17,6 +17,7 @@ ABSENT = "is absent here"
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of workers side by side spin against each other, tenfold slower
 
 
 def pytest_addoption(parser):
@@ -28,7 +29,8 @@ def pytest_sessionfinish(session):
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if not session.config.getoption("--forbid-skips") or reporter is None:
         return
-    skipped = [str(report.longrepr) for report in reporter.stats.get("skipped", []) if ABSENT not in str(report.longrepr)]
+    reasons = [str(report.longrepr) for report in reporter.stats.get("skipped", [])]
+    skipped = [reason for reason in reasons if ABSENT not in reason]
     if skipped:
         reporter.write_line(f"{len(skipped)} tests were skipped that could have run: {skipped}", red=True)
         session.exitstatus = 1
@@ -134,7 +136,7 @@ def write_experiment(tmp_path, tiny_model, problem_files):
 
     def write(**sections) -> Path:
         path = tmp_path / "small.yaml"
-        path.write_text(yaml.safe_dump(experiment_document(tiny_model, problem_files, **sections)))
+        path.write_text(yaml.safe_dump(experiment_document(tiny_model, problem_files, **sections), sort_keys=False))
         return path
 
     return write

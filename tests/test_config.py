@@ -36,7 +36,9 @@ def test_overrides_alone_make_an_experiment():
 
 
 def test_all_mistakes_are_told_at_once_with_key_and_fix():
-    found = problems("model.pth=x", "train.epochs=many", "data.max_length=-3", "method.kind=lor", "evaluate.samples=true")
+    found = problems(
+        "model.pth=x", "train.epochs=many", "data.max_length=-3", "method.kind=lor", "evaluate.samples=true"
+    )
     assert set(found) == {"model.pth", "train.epochs", "data.max_length", "method.kind", "evaluate.samples"}
     assert "did you mean 'path'" in found["model.pth"]
     assert "give a number" in found["train.epochs"]
@@ -90,8 +92,8 @@ def test_a_file_that_is_no_mapping_is_told_with_its_place(tmp_path, text, words)
 
 
 def test_arms_points_grid_and_seeds_multiply():
-    arms = "arms={base: {method: {kind: base}}, lora: {points: [{method.rank: 4}, {method.rank: 8}], grid: {train.epochs: [1, 2, 3]}}}"
-    runs = expand(load_experiment(None, [*ENOUGH, arms, "seeds=[0, 1]"]))
+    lora = "arms.lora={points: [{method.rank: 4}, {method.rank: 8}], grid: {train.epochs: [1, 2, 3]}}"
+    runs = expand(load_experiment(None, [*ENOUGH, "arms.base.method.kind=base", lora, "seeds=[0, 1]"]))
     assert [run.arm for run in runs] == ["base"] + ["lora"] * 12  # nothing is random in the base: one seed
     assert len({run.id for run in runs}) == 13
     assert {(run.method.rank, run.train.epochs, run.seed) for run in runs[1:]} == {
@@ -104,7 +106,7 @@ def test_a_run_id_depends_on_what_changes_numbers_and_on_nothing_else():
         return expand(load_experiment(None, [*ENOUGH, *overrides]))[0].id
 
     same = run_id()
-    for harmless in ("name=other", "output_dir=x", "train.keep_checkpoints=9", "evaluate.samples=1", "train.checkpoint_steps=3"):
+    for harmless in ("name=other", "output_dir=x", "train.keep_checkpoints=9", "evaluate.samples=1"):
         assert run_id(harmless) == same
     for harmful in ("seeds=[1]", "method.rank=4", "train.learning_rate=1", "data.max_length=9", "model.revision=x"):
         assert run_id(harmful) != same
