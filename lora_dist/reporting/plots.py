@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 FILE_NAMES = PARAMETERS, TIME, CURVES = "quality_vs_parameters.png", "quality_vs_time.png", "training_curves.png"
 
 _WIDE = 8.0  # the largest over the smallest value from which an axis is logarithmic
+_FAR = 3.0  # a base further above the others than this many times their spread is not drawn to scale
 _SAME_X, _NUDGE = 0.02, 9.0  # points closer than 2% of x are drawn beside each other, in 1/72 inch
 _LABELS = 10  # with more settings than this only the best of each arm has a label
 _CURVES_IN_LEGEND = 16
@@ -117,13 +118,13 @@ def _scatter(
     arms = _arm_indices(comparison)
     figure, axes = panels(len(groups), theme)
     for panel, (heading, group, rows) in zip(axes, groups, strict=True):
-        _base_lines(panel, group, theme)
         points: list[Point] = []
         labels = _labels(rows)
         for row in rows:
             points.append(
                 _point(panel, row, x_of(row) or 0.0, points, theme, arms[_arm(row)], labels.get(row.name, ""))
             )
+        _base_lines(panel, group, points, theme)
         name_axes(panel, x_name, "test perplexity (lower is better)", heading, theme)
         _scale(panel, points, log_x=always_log or _is_wide([point.x for point in points]))
         label_points(panel, points, theme)
@@ -159,18 +160,26 @@ def _point(panel: Axes, row: Row, x: float, before: Sequence[Point], theme: Them
     return Point(x, estimate.value, lowest, highest, label, nudge)
 
 
-def _base_lines(panel: Axes, group: Group, theme: Theme) -> None:
-    """The zero-shot rows, which train nothing, as horizontal lines."""
+def _base_lines(panel: Axes, group: Group, points: Sequence[Point], theme: Theme) -> None:
+    """The zero-shot rows, which train nothing, as horizontal lines; one far above all others only as a note, since
+    drawn to scale it would squeeze together what the plot is there to tell apart."""
     lines: dict[float, list[str]] = {}  # bases of several experiments are often one and the same
     for row in group.of_kind("base"):
         if estimate := row.perplexity():
             lines.setdefault(estimate.value, []).append(row.name)
-    for value, names in lines.items():
-        panel.axhline(value, color=theme.faint, linewidth=1.3, linestyle=(0, (5, 3)), zorder=2)
+    low, high = min(point.low for point in points), max(point.high for point in points)
+    for index, (value, names) in enumerate(sorted(lines.items())):
+        text = f"{listed(names)}: zero-shot {perplexity(value)}"
+        if value > high + _FAR * (high - low):
+            place = {"text": f"\u2191 {text}, above this scale", "xy": (0.0, 1.0), "xycoords": "axes fraction"}
+            up = -12 * (index + 1)
+        else:
+            panel.axhline(value, color=theme.faint, linewidth=1.3, linestyle=(0, (5, 3)), zorder=2)
+            place = {"text": text, "xy": (0.0, value), "xycoords": ("axes fraction", "data")}
+            up = 3
         panel.annotate(
-            f"{listed(names)}: zero-shot {perplexity(value)}", (0.0, value), xycoords=("axes fraction", "data"),
-            xytext=(4, 3), textcoords="offset points", fontsize=8.5, color=theme.faint, parse_math=False,
-        )  # fmt: skip
+            **place, xytext=(4, up), textcoords="offset points", fontsize=8.5, color=theme.faint, parse_math=False
+        )
 
 
 def _scale(panel: Axes, points: Sequence[Point], *, log_x: bool) -> None:
