@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from lora_dist.data.tokens import NOT_SCORED
 from lora_dist.errors import DataError, ModelError
 from lora_dist.evaluation.heads import Head, open_head
 from lora_dist.evaluation.live_model import embedding_rows, evaluating, input_device
-
-NOT_SCORED = -100
-"""The label of a token that does not count."""
 
 _PADDING_ID = 0  # any id that the model can read: it is masked, comes after every real token, and is never scored
 
