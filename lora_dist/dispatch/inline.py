@@ -16,6 +16,7 @@ from lora_dist.store.attempts import close_lost_attempt
 from lora_dist.store.folders import ExperimentFolder, RunFolder
 from lora_dist.store.heartbeat import read_beat
 from lora_dist.store.lock import holder
+from lora_dist.world import current_world
 
 WAIT_FOR_OTHERS_S = 1.0
 
@@ -25,8 +26,10 @@ def check_runs(nursery: Nursery, runs: Sequence[Run], folder: ExperimentFolder, 
 
     Raises:
         Refused: with every mistake found; nothing has been written then.
+        ConfigError: this process is one of several ranks.
         WorkerCrashed: the child died.
     """
+    current_world()
     with tempfile.TemporaryDirectory(prefix="lora_dist-") as name:
         answer, heartbeat, log = (Path(name) / file for file in ("answer.json", "heartbeat.json", "check.log"))
         arguments = {
@@ -35,7 +38,11 @@ def check_runs(nursery: Nursery, runs: Sequence[Run], folder: ExperimentFolder, 
             "answer": str(answer),
             "heartbeat": str(heartbeat),
         }
-        ended = nursery.run("check", arguments, log=log, tick=lambda: listener.preparing(read_beat(heartbeat)))
+        try:
+            ended = nursery.run("check", arguments, log=log, tick=lambda: listener.preparing(read_beat(heartbeat)))
+        except KeyboardInterrupt:
+            nursery.close()  # the child is dead before what it wrote is taken away
+            raise
         if not answer.exists():
             raise WorkerCrashed(f"the checks before the first run ended with {ended}:\n{_tail(log)}")
         problems = json.loads(answer.read_text(encoding="utf-8"))["problems"]

@@ -1,4 +1,4 @@
-"""The nursery: a process that imports the stack once (9-15 s) and forks a child for every job.
+"""The nursery: a process that imports the stack once and forks a child for every job.
 
 It computes nothing itself, so its children start from a clean state: no threads, no CUDA context. It reads one JSON
 request per line and answers one line per event:
@@ -23,6 +23,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from lora_dist.dispatch.preload import preload
+
 POLL_S = 0.05
 _PR_SET_PDEATHSIG = 1
 
@@ -30,8 +32,7 @@ _PR_SET_PDEATHSIG = 1
 def serve(requests: int, answers: int) -> None:
     """Fork a child for each request that comes in on the file descriptor `requests`, until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
-    from lora_dist.dispatch.actions import perform  # imports the stack
-
+    preload()
     _tell(answers, {"event": "ready"})
     children: dict[int, int] = {}
     waiting = b""
@@ -44,7 +45,7 @@ def serve(requests: int, answers: int) -> None:
                 *lines, waiting = (waiting + data).split(b"\n")
                 for line in lines:
                     request = json.loads(line)
-                    children[_fork(request, perform, (requests, answers))] = request["id"]
+                    children[_fork(request, (requests, answers))] = request["id"]
             for pid, code, killed_by in _ended(children):
                 _tell(answers, {"event": "ended", "id": children.pop(pid), "code": code, "signal": killed_by})
     finally:
@@ -53,7 +54,7 @@ def serve(requests: int, answers: int) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _fork(request: dict[str, Any], perform: Any, close: tuple[int, int]) -> int:
+def _fork(request: dict[str, Any], close: tuple[int, int]) -> int:
     """Start a child for one request; returns its pid."""
     parent = os.getpid()
     pid = os.fork()
@@ -65,6 +66,8 @@ def _fork(request: dict[str, Any], perform: Any, close: tuple[int, int]) -> int:
             os.close(handle)
         _die_with(parent)
         _redirect(request["log"])
+        from lora_dist.dispatch.actions import perform  # in sys.modules already, unless there is a GPU
+
         code = perform(request["action"], request["arguments"])
     finally:
         sys.stdout.flush()

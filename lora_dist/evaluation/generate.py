@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from lora_dist.data.tokens import NOT_SCORED
 from lora_dist.errors import DataError
 from lora_dist.evaluation.live_model import causal_lm, evaluating, input_device
-from lora_dist.evaluation.perplexity import NOT_SCORED, Row
+from lora_dist.evaluation.perplexity import Row
 from lora_dist.store.record import Generation
 
 if TYPE_CHECKING:

@@ -21,6 +21,11 @@ class BatchPlan:
     accumulation: int
     global_batch_size: int
 
+    @property
+    def arithmetic(self) -> str:
+        """micro-batch x accumulation x ranks = global batch."""
+        return f"{self.micro_batch_size} x {self.accumulation} x {self.world_size} = {self.global_batch_size}"
+
     def __str__(self) -> str:
         ranks = "1 rank" if self.world_size == 1 else f"{self.world_size} ranks"
         return (
