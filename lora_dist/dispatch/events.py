@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from lora_dist.config.experiment import Run
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.heartbeat import Beat
 from lora_dist.store.lock import Owner
 
 
-class Listener(Protocol):
-    """Hears of an experiment's progress. Every method may be called often and must return at once."""
+class Listener:
+    """Hears of an experiment's progress; this one shows nothing. Methods are called often and return at once."""
 
     def preparing(self, beat: Beat | None) -> None:
         """The checks before the first run are under way."""
@@ -30,25 +28,3 @@ class Listener(Protocol):
 
     def elsewhere(self, run: Run, owner: Owner | None) -> None:
         """Another process has the run; others are taken first."""
-
-
-class Silent:
-    """A listener that shows nothing."""
-
-    def preparing(self, beat: Beat | None) -> None:
-        """Nothing."""
-
-    def skipped(self, run: Run, folder: RunFolder) -> None:
-        """Nothing."""
-
-    def started(self, run: Run, folder: RunFolder, number: int, of: int) -> None:
-        """Nothing."""
-
-    def beat(self, run: Run, beat: Beat | None) -> None:
-        """Nothing."""
-
-    def ended(self, run: Run, folder: RunFolder, outcome: str, message: str) -> None:
-        """Nothing."""
-
-    def elsewhere(self, run: Run, owner: Owner | None) -> None:
-        """Nothing."""

@@ -78,11 +78,7 @@ def measure_run(
         for split in run.evaluate.splits
     }
     generation = _generate(run, folder, tokens, tokenizer, model, progress)
-    if run.trains:
-        training = json.loads(folder.training.read_text(encoding="utf-8"))
-        model_part, train_part = ModelPart(**training["model"]), TrainPart(**training["train"])
-    else:
-        model_part, train_part = describe_model(run, model.requires_grad_(False)), None
+    model_part, train_part = _trained_parts(run, folder, model)
     attempts = attempts_of(folder.experiment.ledger, folder.id)
     environment = capture_environment() | {"device": _device_name(device), "threads": torch.get_num_threads()}
     write_json(folder.environment, environment)
@@ -105,6 +101,14 @@ def measure_run(
     )
     record.write(folder.record)
     return record
+
+
+def _trained_parts(run: Run, folder: RunFolder, model: PreTrainedModel) -> tuple[ModelPart, TrainPart | None]:
+    """What the training stage wrote down of the model and of itself; a run that trains nothing describes `model`."""
+    if not run.trains:
+        return describe_model(run, model.requires_grad_(False)), None
+    training = json.loads(folder.training.read_text(encoding="utf-8"))
+    return ModelPart(**training["model"]), TrainPart(**training["train"])
 
 
 def data_part(run: Run, tokens: TokenSet) -> DataPart:

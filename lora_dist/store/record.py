@@ -79,7 +79,7 @@ class TrainPart(_Part):
     final_loss: float
     """Token-weighted mean loss of the last tenth of the steps."""
     seconds: float
-    """Sum of the steps' times, warm-up steps at their steady-state cost left as they were."""
+    """Sum of the times of all steps."""
     seconds_per_epoch: float
     """Median step time x steps per epoch."""
     tokens_per_second: float

@@ -9,7 +9,7 @@ from pathlib import Path
 from lora_dist.config.expansion import expand
 from lora_dist.config.experiment import Experiment, Run
 from lora_dist.dispatch.children import Nursery
-from lora_dist.dispatch.events import Listener, Silent
+from lora_dist.dispatch.events import Listener
 from lora_dist.dispatch.inline import check_runs, run_all
 from lora_dist.errors import ConfigError, ModelError, StorageError
 from lora_dist.reporting.write import write_report
@@ -31,7 +31,7 @@ def evaluate(experiment: Experiment, *, listener: Listener | None = None) -> Com
         StorageError: nothing has been trained in the experiment's folder, or a run is being worked on.
         Refused: something the user can mend is wrong.
     """
-    listener = listener or Silent()
+    listener = listener or Listener()
     folder = folder_of(experiment, may_change=("evaluate",))
     runs = [run for run in expand(experiment) if not run.trains or folder.run(run.id).training.exists()]
     if not any(folder.run(run.id).config.exists() for run in runs):
