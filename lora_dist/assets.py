@@ -31,6 +31,14 @@ def recipe_path(name: str) -> Path:
     return PACKAGE / "recipes" / f"{name}.yaml"
 
 
+def user_path(text: str) -> Path:
+    """The path that a user wrote, with `~` resolved; `~name` of somebody who is not there stays as it is."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
 def user_cache() -> Path:
     """The folder for things made once per user, such as the built-in model (honours XDG_CACHE_HOME)."""
     return platformdirs.user_cache_path("lora_dist", appauthor=False)

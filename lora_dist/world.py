@@ -27,13 +27,24 @@ def current_world(variables: Mapping[str, str] = os.environ) -> World:
     """The world that the launcher announced; one process when there is no launcher.
 
     Raises:
-        ConfigError: there are several ranks, which this version does not train on.
+        ConfigError: there are several ranks, which this version does not train on, or a variable is no number.
     """
-    size = int(variables.get("WORLD_SIZE", "1"))
+    rank, size, local_rank = (
+        _whole(variables, name, usual) for name, usual in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
     if size > 1:
         raise ConfigError(
             key="WORLD_SIZE",
             problem=f"{size} ranks were launched, and this version trains on one",
             fix="start it without a launcher, or with --num_processes 1",
         )
-    return World(rank=int(variables.get("RANK", "0")), size=size, local_rank=int(variables.get("LOCAL_RANK", "0")))
+    return World(rank, size, local_rank)
+
+
+def _whole(variables: Mapping[str, str], name: str, usual: int) -> int:
+    try:
+        return int(variables.get(name) or usual)
+    except ValueError:
+        raise ConfigError(
+            key=name, problem=f"'{variables[name]}' is not a whole number", fix=f"unset {name}, or start a launcher"
+        ) from None

@@ -5,15 +5,45 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
-from lora_dist.cli.output import finish, print_comparison, print_lines, print_refusal, print_runs, stdout
+from lora_dist.assets import user_path
+from lora_dist.cli.output import (
+    finish,
+    print_comparison,
+    print_failure,
+    print_lines,
+    print_refusal,
+    print_runs,
+    print_usage_error,
+    stdout,
+)
 from lora_dist.errors import Interrupted, LoraDistError, RunsFailed, UserError
+
+INTERRUPTED = "interrupted: what is finished is kept; the same command resumes"
+
+
+class Commands(typer.core.TyperGroup):
+    """The verbs, with Ctrl-C as an error of our own: typer (0.29) would make it exit code 130."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        """Do the verb.
+
+        Raises:
+            Interrupted: by Ctrl-C.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted(INTERRUPTED) from None
+
 
 app = typer.Typer(
     name="lora-dist",
+    cls=Commands,
     help="Name a model, a dataset and the hardware; every method runs, and one honest comparison answers.",
     epilog="Exit codes: 0 done, 1 our fault, 2 yours to mend (named in a line), 3 some runs failed, 4 interrupted.",
     no_args_is_help=True,
@@ -27,7 +57,7 @@ app.add_typer(recipes_app, name="recipes")
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[EXPERIMENT] [KEY=VALUE ...]",
+        metavar="EXPERIMENT|KEY=VALUE",
         help="A YAML file, an experiment's folder or a recipe's name, then overrides such as train.epochs=2. The file "
         "may be left out when the overrides say enough.",
         show_default=False,
@@ -70,7 +100,7 @@ def train(
 
     with StageView() as view:
         record = do_train(experiment, arm=arm, progress=view)
-    folder = Path(experiment.output_dir).expanduser() / experiment.name
+    folder = user_path(experiment.output_dir) / experiment.name
     print_comparison(do_report([folder]))
     finish({"record": folder / record.run_id / "record.json", "model": folder / record.run_id / "model"}, None)
 
@@ -110,7 +140,7 @@ def evaluate(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR [DIR ...]", help="Experiment folders.")],
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR", help="Experiment folders.")],
     into: Annotated[Path | None, typer.Option(help="Where the report goes; DIR/report by default.")] = None,
 ) -> None:
     """Write table, plots and page from the records."""
@@ -138,7 +168,7 @@ def recipes_list() -> None:
     from lora_dist.verbs.recipes import recipes
 
     for recipe in recipes():
-        stdout.print(f"{recipe.name:20} {recipe.summary}", highlight=False, markup=False)
+        stdout.print(f"{recipe.name:12} {recipe.summary}", highlight=False, markup=False, soft_wrap=True)
 
 
 @recipes_app.command("show")
@@ -200,7 +230,7 @@ def _show(result) -> None:
     print_comparison(result.report)
     if result.failures:
         for failure in result.failures:
-            print_lines(f"{failure.run.label}: {failure.outcome}: {failure.message} (log: {failure.log})")
+            print_failure(failure)
         refused = all(failure.outcome == "refused" for failure in result.failures)
         raise typer.Exit(UserError.exit_code if refused else RunsFailed.exit_code)
 
@@ -213,7 +243,7 @@ def main() -> None:
         print_refusal(error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print_lines("interrupted: what is finished is kept; the same command resumes")
+        print_lines(INTERRUPTED)
         sys.exit(Interrupted.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe has gone: nobody is left to be told
@@ -223,7 +253,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # a usage error of click
-            print_lines(f"{error.format_message()} (try --help)")
+            print_usage_error(error.format_message())
             sys.exit(UserError.exit_code)
         raise
     sys.exit(code or 0)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lora_dist.reporting.status_table import StatusRow
     from lora_dist.reporting.write import Report
     from lora_dist.store.record import Record
+    from lora_dist.verbs.compare import Failure
     from lora_dist.verbs.preview import Preview
 
 stdout = Console()
@@ -31,6 +32,17 @@ def print_lines(*lines: str) -> None:
 def print_refusal(error: UserError) -> None:
     """One line per mistake: key, what is wrong, the fix."""
     print_lines(*(f"lora-dist: {' '.join(str(problem).split())}" for problem in error.problems))
+
+
+def print_failure(failure: Failure) -> None:
+    """One line for a run without a record: which, how it ended, why, and where it says more."""
+    message = " ".join(failure.message.split())
+    print_lines(f"lora-dist: {failure.run.label}: {failure.outcome}: {message} (log: {failure.log})")
+
+
+def print_usage_error(message: str) -> None:
+    """What click says of a command line; without any words that is the help itself."""
+    print_lines(message if message.startswith("Usage:") else f"lora-dist: {message} (try --help)")
 
 
 def finish(files: Mapping[str, Path], command: str | None) -> None:
@@ -70,7 +82,7 @@ def print_runs(previews: Sequence[Preview]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("run", "what", "method", "learning rate", "one optimizer step", "state"):
+    for title in ("run", "what", "method", "learning rate", "sequences per step", "state"):
         table.add_column(title, overflow="fold")
     for item in previews:
         table.add_row(
@@ -78,12 +90,13 @@ def print_runs(previews: Sequence[Preview]) -> None:
             item.run.label,
             item.run.method.kind,
             f"{item.run.train.learning_rate:g}" if item.run.trains else "-",
-            str(item.batches) if item.batches else "-",
+            item.batches.arithmetic if item.batches else "-",
             "finished" if item.finished else "to do",
         )
     stdout.print(table)
+    stdout.print("\nsequences per step: micro-batch x accumulation x ranks = global batch", highlight=False)
     todo = sum(not item.finished for item in previews)
-    stdout.print(f"\n{len(previews)} runs, {todo} to do. Nothing was started.", highlight=False)
+    stdout.print(f"{len(previews)} runs, {todo} to do. Nothing was started.", highlight=False)
 
 
 def print_status(rows: Sequence[StatusRow], *, as_json: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from types import TracebackType
 from typing import Self
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lora_dist.cli.output import stderr
 from lora_dist.config.experiment import Run
+from lora_dist.dispatch.events import Listener
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.heartbeat import Beat
 from lora_dist.store.lock import Owner
@@ -28,6 +30,7 @@ class _Bar:
             TextColumn("{task.fields[text]}"),
             console=stderr,
             transient=True,
+            disable=not stderr.is_interactive,  # nothing could be redrawn; rich would leave an empty line
         )
         self._task = None
         self._stage = ""
@@ -69,7 +72,16 @@ class StageView(_Bar):
         self.show("", stage, done, total, text)
 
 
-class ProgressView(_Bar):
+def _steps_in_words(folder: RunFolder) -> str:
+    """What a trained run's optimizer steps were made of."""
+    try:
+        plan = json.loads(folder.plan.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return ""  # a run that trains nothing has no plan
+    return f": {plan['steps']} steps, {plan['arithmetic']}"
+
+
+class ProgressView(_Bar, Listener):
     """A `Listener` that draws."""
 
     def __init__(self) -> None:
@@ -105,7 +117,7 @@ class ProgressView(_Bar):
         self.clear()
         seconds = f"{time.monotonic() - self._started:.0f} s"
         if outcome == "completed":
-            self.line(f"  completed  {run.label} in {seconds}")
+            self.line(f"  completed  {run.label} in {seconds}{_steps_in_words(folder)}")
         else:
             self.line(f"  {outcome:10} {run.label} after {seconds}")
 

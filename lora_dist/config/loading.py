@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ def _mapping_without_twins(loader: _Loader, node: yaml.MappingNode) -> dict[Any,
     mapping: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key} is not a text", key_node.start_mark)
         if key in mapping:
             raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is given twice", key_node.start_mark)
         mapping[key] = loader.construct_object(value_node, deep=True)
@@ -33,6 +36,11 @@ def _mapping_without_twins(loader: _Loader, node: yaml.MappingNode) -> dict[Any,
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_twins)
+# No setting is a date: 2024-01-01 is a text, such as a name.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
 # YAML 1.1 wants a dot in the mantissa and a sign in the exponent; people write 1e-4.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
@@ -71,7 +79,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(key=str(path), problem="no such file", fix=_what_there_is()) from None
+        raise ConfigError(key=str(path), problem="no such file", fix=_what_there_is(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(key=str(path), problem=f"cannot be read: {error}", fix="give a text file") from None
     return parse_mapping(text, str(path))
@@ -81,11 +89,11 @@ def parse_mapping(text: str, name: str) -> dict[str, Any]:
     """The mapping that a YAML text holds; `name` is what errors call it."""
     try:
         document = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a tag such as !!int before what is none
         mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        what = getattr(error, "problem", None) or "it cannot be parsed"
-        raise ConfigError(key=name, problem=f"not YAML{where}: {what}", fix="correct that line") from None
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        what = getattr(error, "problem", None) or error
+        raise ConfigError(key=f"{name}{where}", problem=f"cannot be read: {what}", fix="correct that line") from None
     if not isinstance(document, dict):
         kind = "empty" if document is None else f"a {type(document).__name__}"
         raise ConfigError(key=name, problem=f"is {kind}, not a mapping", fix="start with model: and data:")
@@ -102,8 +110,10 @@ def _read(source: str | Path) -> tuple[dict[str, Any], str]:
     return read_yaml(path), stem
 
 
-def _what_there_is() -> str:
-    return f"give the path of a YAML file or a recipe ({', '.join(recipe_names())})"
+def _what_there_is(path: Path) -> str:
+    close = difflib.get_close_matches(str(path), recipe_names(), n=1)
+    guess = f"did you mean '{close[0]}'? " if close else ""
+    return f"{guess}give the path of a YAML file or a recipe ({', '.join(recipe_names())})"
 
 
 def _apply(document: dict[str, Any], override: str) -> Problem | None:
@@ -111,10 +121,11 @@ def _apply(document: dict[str, Any], override: str) -> Problem | None:
     key, sign, text = override.partition("=")
     parts = key.strip().split(".")
     if not sign or not all(parts):
-        return Problem(override, "is not an override", "write key=value, such as train.epochs=2")
+        fix = "write key=value, such as train.epochs=2 (one experiment file at a time, and it comes first)"
+        return Problem(override, "is not an override", fix)
     try:
         value = yaml.load(text, _Loader) if text.strip() else None  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return Problem(key, f"the value {text!r} is not YAML", "quote it")
     here = document
     for depth, part in enumerate(parts[:-1], start=1):

@@ -23,6 +23,7 @@ _FIX_OF_TYPE = {
     "bool_parsing": "give true or false",
     "string_type": "give a text",
     "string_too_short": "give a text that is not empty",
+    "string_too_long": "give a shorter one",
     "list_type": "give a list, such as [a, b]",
     "dict_type": "give a mapping, such as {key: value}",
     "model_type": "give a mapping, such as {key: value}",

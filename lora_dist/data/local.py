@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_dist.assets import user_path
 from lora_dist.config.experiment import content_hash
 from lora_dist.data.files import READERS, read_file
 from lora_dist.data.rows import Rows, joined, rows_of_table
@@ -45,7 +46,7 @@ def mapped_splits(mapping: Mapping[str, str | Sequence[str]]) -> dict[str, Sourc
     """
     splits = {}
     for name, given in mapping.items():
-        files = [Path(file).expanduser() for file in ([given] if isinstance(given, str) else given)]
+        files = [user_path(file) for file in ([given] if isinstance(given, str) else given)]
         for file in files:
             if file.is_dir():
                 raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lora_dist.assets import user_path
 from lora_dist.config.sections import DataSection
 from lora_dist.corpora import registry
 from lora_dist.data.files import READERS
@@ -73,7 +74,7 @@ def _all_splits(section: DataSection) -> dict[str, SourceSplit]:
     if path.startswith(BUILTIN):
         _refuse_hub_settings(section, "built-in data", subset=True)
         return _builtin_splits(path)
-    local = Path(path).expanduser()
+    local = user_path(path)
     if local.is_dir():
         _refuse_hub_settings(section, "a local folder", subset=False)
         return folder_splits(local, section.subset, section.train_split)

@@ -46,6 +46,7 @@ class Nursery:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._ids = itertools.count(1)
         self._unread = b""
+        self._is_ready = False
 
     def __enter__(self) -> Self:
         return self
@@ -60,6 +61,8 @@ class Nursery:
         process, self._process = self._process, None
         if process is not None:
             process.stdin.close()  # which is its sign to kill its children and leave
+            if not self._is_ready:  # it has no children yet, and hears nothing while it imports
+                process.kill()
             process.wait()
             process.stdout.close()
         self._stderr.close()
@@ -90,6 +93,7 @@ class Nursery:
             env={**os.environ, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
         )
         self._wait(lambda event: event["event"] == "ready", tick)
+        self._is_ready = True
 
     def _wait(self, wanted: Callable[[dict[str, Any]], bool], tick: Tick) -> dict[str, Any]:
         answers = self._process.stdout.fileno()

@@ -12,7 +12,7 @@ from lora_dist.config.experiment import Run
 from lora_dist.dispatch.children import TAKEN, Nursery
 from lora_dist.dispatch.events import Listener
 from lora_dist.errors import Problem, Refused, WorkerCrashed
-from lora_dist.store.attempts import close_lost_attempt
+from lora_dist.store.attempts import STOPPED, close_lost_attempt
 from lora_dist.store.folders import ExperimentFolder, RunFolder
 from lora_dist.store.heartbeat import read_beat
 from lora_dist.store.lock import holder
@@ -89,7 +89,7 @@ def _run_one(nursery: Nursery, run: Run, folder: RunFolder, listener: Listener, 
         )
     except KeyboardInterrupt:
         nursery.close()  # the child is dead before its end is written down
-        close_lost_attempt(folder, "interrupted", "stopped from the keyboard; its newest checkpoint is kept")
+        close_lost_attempt(folder, "interrupted", STOPPED)
         raise
     if ended.code == TAKEN:
         return False

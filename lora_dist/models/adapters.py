@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from lora_dist.config.sections import MethodSection
-from lora_dist.errors import LoraDistError, Problem
+from lora_dist.errors import LoraDistError, ModelError, Problem
 from lora_dist.models.structure import linear_names
 
 ADAPTER_KINDS = ("lora", "qlora")
@@ -73,5 +73,18 @@ def check_saved_adapter(folder: Path) -> None:
 
 
 def put_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
-    """`base` with the adapter in `folder` on it, for inference."""
-    return PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+    """`base` with the adapter in `folder` on it, for inference.
+
+    Raises:
+        ModelError: the folder does not hold an adapter that fits this base.
+    """
+    try:
+        return PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ModelError(
+            key=str(folder),
+            problem=f"is no adapter that fits this model: {' '.join(str(error).split())[:300]}",
+            fix="give the folder of a complete adapter that was trained on this model",
+        ) from error

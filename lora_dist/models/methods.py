@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import bitsandbytes
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
@@ -15,6 +14,7 @@ from lora_dist.config.experiment import Run
 from lora_dist.config.sections import MethodSection
 from lora_dist.errors import ModelError, Problem
 from lora_dist.models.adapters import target_problems
+from lora_dist.models.device import dtype_of
 from lora_dist.models.structure import decoder_blocks, final_norm
 from lora_dist.store.record import ModelPart, Quantization
 
@@ -59,11 +59,9 @@ def quantization_config(method: MethodSection, compute_dtype: torch.dtype) -> Bi
 
 
 def choose_trainable(model: PreTrainedModel, method: MethodSection) -> None:
-    """Freeze and unfreeze for `partial` and `full`; adapters are left to peft."""
-    if method.kind == "full":
-        model.requires_grad_(True)
-    elif method.kind == "partial":
-        model.requires_grad_(False)
+    """Freeze what `method` does not train (under an adapter: the whole base), and hold the rest in float32."""
+    model.requires_grad_(method.kind == "full")
+    if method.kind == "partial":
         _, blocks = decoder_blocks(model)
         chosen: list[nn.Module | None] = list(blocks[len(blocks) - method.top_blocks :])
         chosen.append(final_norm(model) if method.train_norm else None)
@@ -106,7 +104,9 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
 def quantization_of(model: nn.Module) -> Quantization | None:
     """The 4-bit linears that `model` really holds, read off the live modules; None when there is none."""
-    linears = [module for module in model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+    from bitsandbytes.nn import Linear4bit  # importing it opens the CUDA device
+
+    linears = [module for module in model.modules() if isinstance(module, Linear4bit)]
     linears = [linear for linear in linears if getattr(linear.weight, "quant_state", None) is not None]
     if not linears:
         return None
@@ -129,7 +129,7 @@ def trainable_dtype(model: nn.Module) -> str | None:
 
 
 def describe_model(run: Run, model: PreTrainedModel) -> ModelPart:
-    """The model part of a record, read off the live model."""
+    """The model part of a record, read off the live model (without frozen weights, `dtype_of` is what it will be)."""
     count = count_parameters(model)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     frozen = [weight.dtype for weight in base.parameters() if not weight.requires_grad and weight.is_floating_point()]
@@ -138,7 +138,7 @@ def describe_model(run: Run, model: PreTrainedModel) -> ModelPart:
         revision=run.model.revision,
         parameters_total=count.total,
         parameters_trainable=count.trainable,
-        dtype=str(frozen[0] if frozen else base.dtype).removeprefix("torch."),
+        dtype=str(frozen[0] if frozen else dtype_of(run.model, base.device)).removeprefix("torch."),
         trainable_dtype=trainable_dtype(model),
         attention=base.config._attn_implementation,
         quantization=quantization_of(model),

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lora_dist.config.expansion import ONLY_ARM
-from lora_dist.config.experiment import Run
+from lora_dist.config.experiment import SECTIONS, Run
 from lora_dist.config.sections import DataSection
 from lora_dist.data.tokenise import source_key, tokenise
 from lora_dist.data.tokens import TokenisedData, TokenSet, find_token_set
 from lora_dist.errors import Problem, UserError, raise_together
+from lora_dist.models.device import device_of
 from lora_dist.models.loading import context_length, empty_model, load_tokenizer, quiet_transformers
 from lora_dist.models.methods import method_problems
+from lora_dist.models.weights import check_weights
 from lora_dist.planning.batches import plan_batches
-from lora_dist.training.arguments import extra_problems
+from lora_dist.training.arguments import precision_problems
+from lora_dist.training.extra import extra_problems
 from lora_dist.world import World
 
 Progress = Callable[[str, int, int, str], None]
@@ -41,10 +44,7 @@ class Preflight:
             Refused: something the user can mend is wrong with some of them.
         """
         quiet_transformers()
-        problems: list[Problem] = []
-        for run in runs:
-            problems += self._problems(run)
-        raise_together(problems)
+        raise_together(_placed(problem, run, runs) for run in runs for problem in self._problems(run))
 
     def save(self) -> list[TokenSet]:
         """Write the tokens that are not on the disk yet; all token sets, in the order in which runs asked for them.
@@ -61,40 +61,39 @@ class Preflight:
         return self._models[run.model.model_dump_json()][0]
 
     def _problems(self, run: Run) -> Iterator[Problem]:
-        where = "" if run.arm == ONLY_ARM else f"arms.{run.arm}."
         try:
             plan_batches(run.train, self.world.size)
         except UserError as error:
             yield from error.problems
-        for problem in extra_problems(run):
-            yield Problem(where + problem.key, problem.problem, problem.fix)
+        yield from extra_problems(run)
+        yield from precision_problems(run, device_of(self.world))
         opened = yield from self._once(f"model {run.model!r}", lambda: self._open(run))
         if opened is None:
             return
         tokenizer, model = opened
-        for problem in method_problems(model, run.method):
-            yield Problem(where + problem.key, problem.problem, problem.fix)
+        yield from method_problems(model, run.method)
         yield from self._once(
             f"data {run.model!r} {run.data!r}", lambda: self._tokenise(run, tokenizer, context_length(model))
         )
 
     def _once(self, key: str, action: Callable[[], object]) -> Iterator[Problem]:
-        """`action`'s result, or its problems the first time and None ever after."""
-        if key in self._failed:
-            return None
-        try:
-            return action()
-        except UserError as error:
-            self._failed[key] = error.problems
-            yield from error.problems
-            return None
+        """`action`'s result, or its problems and None; what has failed is not tried again."""
+        if key not in self._failed:
+            try:
+                return action()
+            except UserError as error:
+                self._failed[key] = error.problems
+        yield from self._failed[key]
+        return None
 
     def _open(self, run: Run) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         key = run.model.model_dump_json()
         if key not in self._models:
             self.progress("prepare", 0, 0, f"opening {run.model.path}")
             report = _as_stage(self.progress, "built-in model")
-            self._models[key] = (load_tokenizer(run.model, report), empty_model(run.model, report))
+            opened = (load_tokenizer(run.model, report), empty_model(run.model, report))
+            check_weights(run.model)
+            self._models[key] = opened
         return self._models[key]
 
     def _tokenise(self, run: Run, tokenizer: PreTrainedTokenizerBase, context: int | None) -> TokenisedData | TokenSet:
@@ -115,6 +114,18 @@ def find_or_tokenise(
     progress("prepare", 0, 0, "reading the data")
     found = find_token_set(tokens_folder, source_key(section, tokenizer, context))
     return found or tokenise(section, tokenizer, context, progress)
+
+
+def _placed(problem: Problem, run: Run, runs: list[Run]) -> Problem:
+    """`problem` under the key of the run's arm, unless all runs have the same value there: then it is said once."""
+    section, _, name = problem.key.partition(".")
+    name = name.partition(".")[0]
+    if section not in SECTIONS or not hasattr(getattr(run, section), name):
+        return problem
+    mine = getattr(getattr(run, section), name)
+    if all(getattr(getattr(other, section), name) == mine for other in runs):
+        return problem
+    return replace(problem, key=f"arms.{run.arm}.{problem.key}")
 
 
 def _as_stage(progress: Progress, stage: str) -> Callable[[int, int, str], None]:

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lora_dist.config.experiment import Run
 from lora_dist.config.loading import read_yaml
@@ -22,7 +23,7 @@ from lora_dist.pipeline.measure import measure_run
 from lora_dist.pipeline.preflight import find_or_tokenise
 from lora_dist.planning.batches import plan_batches, plan_steps
 from lora_dist.store.atomic import write_json
-from lora_dist.store.attempts import FINISHED, close_lost_attempt
+from lora_dist.store.attempts import FINISHED, STOPPED, close_lost_attempt
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.ledger import ENDED, STARTED, write_event
 from lora_dist.store.lock import exclusive
@@ -49,25 +50,31 @@ def work(path: Path, world: World, progress: Progress) -> Record:
 
 
 def _attempt(folder: RunFolder, world: World, progress: Progress) -> Record:
-    ledger, started = folder.experiment.ledger, time.perf_counter()
+    started = time.perf_counter()
+
+    def ended(outcome: str, message: str = "", **facts: Any) -> None:
+        folder.write_outcome(outcome, message, **facts)
+        seconds = time.perf_counter() - started
+        write_event(folder.experiment.ledger, folder.id, ENDED, outcome=outcome, seconds=seconds)
+
     close_lost_attempt(folder)
     folder.heartbeat.unlink(missing_ok=True)
     folder.outcome.unlink(missing_ok=True)
-    write_event(ledger, folder.id, STARTED)
+    write_event(folder.experiment.ledger, folder.id, STARTED)
     try:
         record = _stages(folder, world, progress)
     except UserError as error:
-        folder.write_outcome("refused", str(error), problems=[vars(problem) for problem in error.problems])
-        write_event(ledger, folder.id, ENDED, outcome="refused", seconds=time.perf_counter() - started)
+        ended("refused", str(error), problems=[vars(problem) for problem in error.problems])
+        raise
+    except KeyboardInterrupt:
+        ended("interrupted", STOPPED)
         raise
     except Exception as error:
         log.exception("the run failed")
-        message = str(error) if isinstance(error, LoraDistError) else traceback.format_exception_only(error)[-1].strip()
-        folder.write_outcome("failed", message)
-        write_event(ledger, folder.id, ENDED, outcome="failed", seconds=time.perf_counter() - started)
+        is_ours = isinstance(error, LoraDistError)
+        ended("failed", str(error) if is_ours else traceback.format_exception_only(error)[-1].strip())
         raise
-    folder.write_outcome("completed")
-    write_event(ledger, folder.id, ENDED, outcome="completed", seconds=time.perf_counter() - started)
+    ended("completed")
     progress(FINISHED, 1, 1, "")
     return record
 

@@ -23,6 +23,7 @@ _FIXES = {
     errno.EPERM: ("permission denied", "choose an output_dir that you may write to"),
     errno.EROFS: ("this file system is read-only", "choose another output_dir"),
     errno.ENOTDIR: ("a part of this path is a file, not a folder", "choose another output_dir"),
+    errno.ENOENT: ("this folder is not there, and cannot be made", "choose another output_dir"),
     errno.EEXIST: ("a file is where a folder should be", "remove it, or choose another output_dir"),
     errno.ENAMETOOLONG: ("the name is too long", "choose a shorter name or output_dir"),
 }
@@ -103,6 +104,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         aside.chmod(0o777 & ~_umask())
         try:
             yield aside
+            _share(aside)
             sync_tree(aside)
             if path.exists():
                 shutil.rmtree(path)
@@ -111,6 +113,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(aside, ignore_errors=True)
             raise
         sync_folder(path.parent)
+
+
+def _share(folder: Path) -> None:
+    """Give files the permissions of plainly made ones: safetensors makes some that only their owner can read."""
+    mode = 0o666 & ~_umask()
+    for directory, _, files in os.walk(folder):
+        for name in files:
+            os.chmod(os.path.join(directory, name), mode)
 
 
 def _aside_prefix(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -42,8 +43,9 @@ class Heartbeat:
             return
         self._last = (stage, now)
         aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        aside.write_text(json.dumps(asdict(Beat(stage, done, total, text, now, self._started, os.getpid()))))
-        aside.replace(self.path)
+        with contextlib.suppress(OSError):  # a full disk is told by what has to be written
+            aside.write_text(json.dumps(asdict(Beat(stage, done, total, text, now, self._started, os.getpid()))))
+            aside.replace(self.path)
 
 
 def read_beat(path: Path) -> Beat | None:

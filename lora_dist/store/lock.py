@@ -45,14 +45,16 @@ def exclusive(path: Path) -> Iterator[None]:
 
     Raises:
         Held: another process has it.
+        StorageError: the file cannot be made, or the disk is full.
     """
     with storage_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         _take(handle, path)
         owner = Owner(socket.gethostname(), os.getpid(), time.time())
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(asdict(owner)).encode(), 0)
+        with storage_errors(path):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps(asdict(owner)).encode(), 0)
         yield
         os.ftruncate(handle, 0)
     finally:

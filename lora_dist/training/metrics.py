@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from lora_dist.errors import TrainingDiverged
 from lora_dist.models.device import synchronize
-from lora_dist.store.atomic import sync_file, write_text
+from lora_dist.store.atomic import write_text
 from lora_dist.store.lines import append_line, read_lines
 
 WARM_UP_STEPS = 2
@@ -36,7 +36,8 @@ class StepMetrics(TrainerCallback):
     """Writes a line for each optimizer step; stops the run when the loss is no number any more.
 
     A step's time runs from the end of the work on the one before (its log and checkpoint included) to the end of its
-    own optimizer step, so that loading of batches counts and saving does not.
+    own optimizer step, so that loading of batches counts and saving does not. For that, this callback has to come
+    after the one that seals checkpoints.
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class StepMetrics(TrainerCallback):
         device: torch.device,
         learning_rate: float,
         scored_tokens: Callable[[], int],
+        step_was_skipped: Callable[[], bool],
         progress: Callable[[int, int, str], None],
     ) -> None:
         self.metrics, self.device, self.learning_rate = metrics, device, learning_rate
-        self.scored_tokens, self.progress = scored_tokens, progress
+        self.scored_tokens, self.step_was_skipped, self.progress = scored_tokens, step_was_skipped, progress
         self._mark = self._seconds = 0.0
         self._tokens_before = 0
         self._steps_here = 0
@@ -77,12 +79,9 @@ class StepMetrics(TrainerCallback):
         if not logs or "loss" not in logs:  # the summary at the end
             return
         step, loss, norm = state.global_step, float(logs["loss"]), float(logs.get("grad_norm", 0.0))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}"
-            raise TrainingDiverged(
-                f"the {what} at step {step} of {state.max_steps}; lower train.learning_rate (it is "
-                f"{self.learning_rate:g}), or lengthen train.warmup_fraction"
-            )
+        overflowed = not math.isfinite(norm) and self.step_was_skipped()  # float16's loss scale adapts itself
+        if not (math.isfinite(loss) and (math.isfinite(norm) or overflowed)):
+            raise self._diverged(f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}", state)
         self._steps_here += 1
         tokens = int(logs["num_tokens"])  # counted by TRL since this process started, without padding
         line = {
@@ -90,7 +89,7 @@ class StepMetrics(TrainerCallback):
             "epoch": float(logs.get("epoch", 0.0)),
             "loss": loss,
             "learning_rate": float(logs.get("learning_rate", 0.0)),
-            "gradient_norm": norm,
+            "gradient_norm": None if overflowed else norm,
             "seconds": self._seconds,
             "tokens": tokens - self._tokens_before,
             "scored_tokens": self.scored_tokens(),
@@ -102,9 +101,14 @@ class StepMetrics(TrainerCallback):
         self._mark = self._now()
 
     def on_save(self, *_: object, **__: object) -> None:
-        """Have the lines on the disk before their checkpoint is; saving is left out of the next step's time."""
-        sync_file(self.metrics)
+        """Leave the saving out of the next step's time."""
         self._mark = self._now()
+
+    def _diverged(self, what: str, state: TrainerState) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"the {what} at step {state.global_step} of {state.max_steps}; lower train.learning_rate (it is "
+            f"{self.learning_rate:g}), or lengthen train.warmup_fraction"
+        )
 
     def _now(self) -> float:
         synchronize(self.device)

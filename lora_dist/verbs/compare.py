@@ -8,12 +8,12 @@ from pathlib import Path
 from lora_dist.config.expansion import expand
 from lora_dist.config.experiment import Experiment, Run
 from lora_dist.dispatch.children import Nursery
-from lora_dist.dispatch.events import Listener, Silent
+from lora_dist.dispatch.events import Listener
 from lora_dist.dispatch.inline import check_runs, run_all
 from lora_dist.reporting.write import Report, write_report
 from lora_dist.store.folders import ExperimentFolder
 from lora_dist.store.record import Record
-from lora_dist.verbs.folders import folder_of, make_run_folders, unfinished
+from lora_dist.verbs.folders import claimed, folder_of, make_run_folders, unfinished
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,15 @@ def compare(experiment: Experiment, *, listener: Listener | None = None) -> Comp
         Refused: something the user can mend is wrong; nothing has been started then.
         StorageError: the experiment's folder cannot be used, or a record in it is corrupt.
     """
-    listener = listener or Silent()
+    listener = listener or Listener()
     runs = expand(experiment)
     folder = folder_of(experiment)
     missing = unfinished(runs, folder)
     if missing:
         with Nursery() as nursery:
-            check_runs(nursery, missing, folder, listener)
-            make_run_folders(experiment, runs, folder)
+            with claimed(folder):
+                check_runs(nursery, missing, folder, listener)
+                make_run_folders(experiment, runs, folder)
             run_all(nursery, runs, folder, listener)
     else:
         make_run_folders(experiment, runs, folder)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lora_dist.assets import user_path
 from lora_dist.config.experiment import Experiment, Run
 from lora_dist.config.loading import load_experiment
 from lora_dist.errors import ConfigError, StorageError, UserError
-from lora_dist.store.atomic import make_folder, write_text
+from lora_dist.store.atomic import make_folder, storage_errors, write_text
 from lora_dist.store.folders import ExperimentFolder, dump_yaml
 
 
@@ -21,17 +25,46 @@ def folder_of(experiment: Experiment, may_change: tuple[str, ...] = ()) -> Exper
     Raises:
         StorageError: it cannot be written, or it belongs to another experiment.
     """
-    folder = ExperimentFolder(Path(experiment.output_dir).expanduser() / experiment.name)
+    folder = ExperimentFolder(user_path(experiment.output_dir) / experiment.name)
     _check_writable(folder.path)
     if folder.experiment.exists():
         _check_same_basis(folder, experiment, may_change)
-    elif folder.path.is_dir() and any(folder.path.iterdir()):
+    elif folder.path.is_dir() and any(_is_foreign(entry, folder) for entry in folder.path.iterdir()):
         raise StorageError(
             key=str(folder.path),
             problem="holds files, but no experiment of ours",
             fix="choose another name=... or output_dir=...",
         )
     return folder
+
+
+def _is_foreign(entry: Path, folder: ExperimentFolder) -> bool:
+    """Whether a file is not what a `compare` writes before its experiment file: the tokens, and files being written."""
+    return entry != folder.tokens and not entry.name.startswith(".")
+
+
+@contextlib.contextmanager
+def claimed(folder: ExperimentFolder) -> Iterator[None]:
+    """Make the experiment's folder; if it is new and the block fails, take it away again.
+
+    What is refused leaves nothing behind, and a disk that cannot be written is found before the stack is imported.
+
+    Raises:
+        StorageError: the folder cannot be made.
+    """
+    make_folder(folder.path.parent)
+    with storage_errors(folder.path):
+        try:
+            folder.path.mkdir()
+            is_new = True
+        except FileExistsError:
+            is_new = False
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
 
 
 def make_run_folders(experiment: Experiment, runs: list[Run], folder: ExperimentFolder) -> None:
@@ -61,7 +94,7 @@ def _check_writable(path: Path) -> None:
         raise StorageError(
             key="output_dir", problem=f"'{there}' is a file, not a folder", fix="choose another output_dir"
         )
-    if not os.access(there, os.W_OK | os.X_OK):
+    if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
         raise StorageError(
             key="output_dir", problem=f"'{there}' is not writable", fix="choose an output_dir that you may write to"
         )

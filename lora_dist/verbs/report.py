@@ -16,7 +16,7 @@ def report(folders: Sequence[Path | str], *, into: Path | str | None = None) -> 
         folders: experiment folders, as `compare` printed them.
         into: where the report goes; the first folder's `report/` by default.
     Raises:
-        StorageError: a folder is not an experiment's, or a record is corrupt.
+        StorageError: a folder is not an experiment's. (A run with a corrupt record is listed as not finished.)
     """
     opened = [open_experiment_folder(Path(folder)) for folder in folders]
     return write_report(opened, Path(into) if into is not None else opened[0].report)

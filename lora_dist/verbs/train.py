@@ -11,7 +11,7 @@ from lora_dist.errors import ConfigError
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.heartbeat import Heartbeat
 from lora_dist.store.record import Record
-from lora_dist.verbs.folders import folder_of, make_run_folders
+from lora_dist.verbs.folders import claimed, folder_of, make_run_folders
 from lora_dist.world import current_world
 
 Progress = Callable[[str, int, int, str], None]
@@ -26,7 +26,8 @@ def only_run(experiment: Experiment, arm: str | None = None) -> Run:
     runs = expand(experiment)
     if arm is not None:
         if arm not in experiment.arms:
-            raise ConfigError(key="--arm", problem=f"no arm is called '{arm}'", fix=nearest(arm, experiment.arms))
+            fix = nearest(arm, experiment.arms) if experiment.arms else "leave it out: this experiment has no arms"
+            raise ConfigError(key="--arm", problem=f"no arm is called '{arm}'", fix=fix)
         runs = [run for run in runs if run.arm == arm]
     if len(runs) > 1:
         arms = list(dict.fromkeys(run.arm for run in runs))
@@ -57,9 +58,10 @@ def train(experiment: Experiment, *, arm: str | None = None, progress: Progress 
 
     show = progress or _silent
     preflight = Preflight(folder.tokens, world, show)
-    preflight.check([run])
-    make_run_folders(experiment, [run], folder)
-    preflight.save()
+    with claimed(folder):
+        preflight.check([run])
+        make_run_folders(experiment, [run], folder)
+        preflight.save()
     run_folder = folder.run(run.id)
     return work(run_folder.path, world, _both(run_folder, show))
 

@@ -1,0 +1,59 @@
+"""Are a model's weights there and whole? Their safetensors headers tell, without reading the weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+from lora_dist.config.sections import ModelSection
+from lora_dist.models.sources import Report, hub_errors, model_error, source_of
+
+
+def check_weights(section: ModelSection, report: Report | None = None) -> None:
+    """Make sure that the weights can be loaded later; those of a hub id are downloaded into its cache now.
+
+    Raises:
+        ModelError: they are not there, not in safetensors files, or a file is damaged (each is as long as its header
+            says).
+    """
+    source = source_of(section, report)
+    single = _file(section, source, SAFE_WEIGHTS_NAME)
+    if single is not None:
+        _check_header(section, single)
+        return
+    index = _file(section, source, SAFE_WEIGHTS_INDEX_NAME)
+    if index is None:
+        raise model_error(section, "has no safetensors weights", "convert them with transformers' save_pretrained")
+    for name in _shards(section, index):
+        shard = _file(section, source, name)
+        if shard is None:
+            raise model_error(section, f"lacks {name}, which {index.name} names", "download or copy it again")
+        _check_header(section, shard)
+
+
+def _file(section: ModelSection, source: str, name: str) -> Path | None:
+    with hub_errors(section):
+        found = cached_file(source, name, revision=section.revision, _raise_exceptions_for_missing_entries=False)
+    return Path(found) if found else None
+
+
+def _shards(section: ModelSection, index: Path) -> list[str]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise model_error(section, f"has a damaged {index.name}: {error}", "download or copy it again") from error
+    for name in names:
+        if Path(name).name != name:  # an index comes from anywhere: it may name files of its own folder only
+            raise model_error(section, f"names '{name}' in {index.name}, outside its folder", "do not use this model")
+    return names
+
+
+def _check_header(section: ModelSection, file: Path) -> None:
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise model_error(section, f"has a damaged {file.name}: {error}", "download or copy it again") from error

@@ -1,0 +1,88 @@
+"""What a user types wrong: each mistake ends with 2 and a line that names its key and the fix, and leaves no trace."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from bad_input_cases import CASES, Place
+from conftest import run_cli
+
+
+@pytest.fixture
+def mount(request):
+    """Mount a tmpfs for the length of a test."""
+
+    def do(folder: Path, options: str) -> None:
+        if os.geteuid() != 0:
+            pytest.skip(f"root, which may mount a small disk, {'is absent here'}")
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+        request.addfinalizer(lambda: subprocess.run(["umount", str(folder)], check=True))
+
+    return do
+
+
+@pytest.fixture(scope="session")
+def no_stack(tmp_path_factory) -> Path:
+    """A folder for PYTHONPATH with which importing torch or transformers is an error."""
+    folder = tmp_path_factory.mktemp("no-stack")
+    for name in ("torch", "transformers"):
+        (folder / f"{name}.py").write_text(
+            f"raise RuntimeError('{name} was imported for a mistake that does not need it')"
+        )
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Every file's bytes and every folder, by path. An output_dir with nothing in it is as good as none."""
+    found = {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+    if not any(name.startswith("runs/") for name in found):
+        found.pop("runs", None)
+    return found
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else []) for case in CASES]
+)
+def test_a_mistake_is_told_with_its_key_and_fix_and_leaves_no_trace(
+    case, tmp_path, write_experiment, tiny_model, mount, no_stack
+):
+    write_experiment(**case.sections)
+    case.before(Place(tmp_path, tiny_model, mount))
+    before = tree(tmp_path)
+    env = {**case.env} if case.stack else {**case.env, "PYTHONPATH": str(no_stack)}
+
+    done = run_cli(*shlex.split(case.command), cwd=tmp_path, env=env)
+
+    assert "Traceback" not in done.out + done.err
+    assert done.code == 2, done.err
+    lines = done.error_lines
+    assert len(lines) == len(case.told), done.err
+    for line, (key, fix) in zip(lines, case.told, strict=True):
+        assert line.startswith(f"lora-dist: {key}"), line
+        assert fix in line.removeprefix(f"lora-dist: {key}"), line
+    if not (case.stack and case.command.startswith(("train", "evaluate"))):  # the libraries speak in their process
+        assert done.err.splitlines() == lines
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_during_a_run_is_told_and_the_same_command_resumes(tmp_path, write_experiment, mount):
+    disk = tmp_path / "disk"
+    mount(disk, "size=1m")  # the tokens go on it, and the first checkpoint does not
+    command = ("compare", write_experiment(evaluate={"samples": 0}), "output_dir=disk")
+    done = run_cli(*command, cwd=tmp_path)
+    assert done.code == 2, done.err
+    assert "Traceback" not in done.out + done.err
+    (line,) = done.error_lines
+    assert "free some space" in line
+    assert not list(disk.glob("small/*/record.json"))
+
+    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+    again = run_cli(*command, cwd=tmp_path)
+    assert again.code == 0, again.err
+    assert list(disk.glob("small/*/record.json"))
