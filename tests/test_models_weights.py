@@ -15,6 +15,7 @@ from lora_dist.models.weights import check_weights
 
 def folder_with_index(folder, shard: str):
     folder.mkdir()
+    (folder / "config.json").write_text("{}")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
     return ModelSection(path=str(folder))
 
