@@ -9,6 +9,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -37,18 +38,9 @@ def peak_bytes() -> int:
     return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--job", type=json.loads, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    job = arguments.job
-
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(job["model"])
-    rows = Dataset.from_parquet(job["tokens"], cache_dir=str(arguments.out.parent / "cache"))
-    config = SFTConfig(
-        output_dir=str(arguments.out.parent / "output"),
+def config_of(job: dict[str, Any], output: Path) -> SFTConfig:
+    return SFTConfig(
+        output_dir=str(output),
         max_steps=job["steps"],
         per_device_train_batch_size=job["micro_batch_size"],
         gradient_accumulation_steps=job["accumulation"],
@@ -66,9 +58,21 @@ def main() -> None:
         save_strategy="no",
         report_to="none",
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--job", type=json.loads, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    job = arguments.job
+
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(job["model"])
+    rows = Dataset.from_parquet(job["tokens"], cache_dir=str(arguments.out.parent / "cache"))
     trainer = SFTTrainer(
         model=model,
-        args=config,
+        args=config_of(job, arguments.out.parent / "output"),
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=LoraConfig(

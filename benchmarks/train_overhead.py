@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 WARM_UP_STEPS = 2
+LOGGING_STEPS = 10  # of the bare script: its losses are what both are held to
 LOSS_TOLERANCE = 1e-4  # relative; both log float32 means
 
 
@@ -67,7 +68,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write all measurements there")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)  # a child: train this run folder
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.steps < LOGGING_STEPS or arguments.batch % arguments.micro_batch:
+        parser.error(f"--steps has to be {LOGGING_STEPS} at least, and --batch a multiple of --micro-batch")
+    return arguments
 
 
 def prepare(arguments: argparse.Namespace, work: Path) -> tuple[Path, dict[str, Any]]:
@@ -171,7 +175,7 @@ def train_here(run_folder: Path, out: Path) -> None:
 def compare(bare: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     """One pair's figures, after making sure that both did the same job."""
     for step, loss in bare["losses"].items():
-        mean = statistics.mean(ours["losses"][int(step) - 10 : int(step)])
+        mean = statistics.mean(ours["losses"][int(step) - LOGGING_STEPS : int(step)])
         if abs(mean - loss) > LOSS_TOLERANCE * loss or bare["tokens"][step] != sum(ours["tokens"][: int(step)]):
             sys.exit(f"not the same job: up to step {step} the losses are {loss} and {mean}, the tokens "
                      f"{bare['tokens'][step]} and {sum(ours['tokens'][: int(step)])}")  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import resource
+import statistics
 import time
 
 import pytest
@@ -127,7 +128,7 @@ def test_a_steps_time_leaves_out_the_saving(case, monkeypatch):
     assert run.checkpoints == ["step-3", "step-4"]
     seconds = [line["seconds"] for line in run.lines]
     assert elapsed > sum(seconds) + 4 * 0.4, "a checkpoint has a dozen files to flush"
-    assert max(seconds[1:]) < 0.4, seconds
+    assert statistics.median(seconds) < 0.3, seconds
 
 
 def test_a_rate_far_too_large_ends_with_the_step_and_leaves_no_model(case):

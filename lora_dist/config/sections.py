@@ -169,7 +169,7 @@ class TrainSection(Section):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory for about 20% more time."""
     checkpoint_steps: Whole | None = None
-    """Save a checkpoint every N optimizer steps; null saves five times in a run."""
+    """Save a checkpoint every N optimizer steps; null is a fifth of the run. None is saved after the last step."""
     keep_checkpoints: Whole = 2
     """How many of the newest checkpoints are kept."""
     report_to: list[Text] = []
