@@ -44,7 +44,7 @@ def _in_one_line(error: Exception, path: str, subset: str | None, revision: str 
         return DataError(
             key="data.path",
             problem=f"the hub dataset '{path}' is gated",
-            fix=f"accept its terms at https://huggingface.co/datasets/{path} and log in (hf auth login)",
+            fix="accept its terms on its page of the hub, and log in (hf auth login)",
         )
     if message.startswith("Revision "):
         return DataError(
