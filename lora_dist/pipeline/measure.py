@@ -80,8 +80,6 @@ def measure_run(
     generation = _generate(run, folder, tokens, tokenizer, model, progress)
     model_part, train_part = _trained_parts(run, folder, model)
     attempts = attempts_of(folder.experiment.ledger, folder.id)
-    environment = capture_environment() | {"device": _device_name(device), "threads": torch.get_num_threads()}
-    write_json(folder.environment, environment)
     seconds = attempts.seconds + seconds_before + time.perf_counter() - started
     record = Record(
         run_id=folder.id,
@@ -95,7 +93,7 @@ def measure_run(
         train=train_part,
         evaluate=evaluate,
         generation=generation,
-        environment=environment,
+        environment=_write_environment(folder, device),
         attempts=max(1, attempts.count),
         device_seconds=seconds * world.size,
     )
@@ -202,6 +200,12 @@ def _generate(
     lines = (json.dumps(vars(sample), ensure_ascii=False) + "\n" for sample in samples)
     write_text(folder.predictions, "".join(lines))
     return generation
+
+
+def _write_environment(folder: RunFolder, device: torch.device) -> dict[str, Any]:
+    environment = capture_environment() | {"device": _device_name(device), "threads": torch.get_num_threads()}
+    write_json(folder.environment, environment)
+    return environment
 
 
 def _device_name(device: torch.device) -> str:
