@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from reference_nll import float64_nll
 
 from lora_dist.evaluation import heads
 from lora_dist.evaluation.heads import FullHead, SplitHead, open_head
@@ -75,18 +76,6 @@ def token_rows(count=7, seed=0, vocab=VOCAB):
         labels[-1] = ids[-1]
         rows.append((ids.tolist(), labels.tolist()))
     return rows
-
-
-def float64_nll(model, row):
-    """One row, plain transformers, log-softmax in float64."""
-    ids, labels = row
-    with torch.no_grad():
-        logits_TV = model(input_ids=torch.tensor([ids])).logits[0].double()
-    return math.fsum(
-        float(torch.logsumexp(logits_TV[t - 1], 0) - logits_TV[t - 1, labels[t]])
-        for t in range(1, len(ids))
-        if labels[t] != -100
-    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

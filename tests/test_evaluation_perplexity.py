@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from reference_nll import float64_nll
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
@@ -59,18 +60,6 @@ def token_rows(count=9, seed=0, share=0.6):
         labels[-1] = ids[-1]
         rows.append((ids.tolist(), labels.tolist()))
     return rows
-
-
-def float64_nll(model, row):
-    """One row, plain transformers, log-softmax in float64."""
-    ids, labels = row
-    with torch.no_grad():
-        logits_TV = model(input_ids=torch.tensor([ids])).logits[0].double()
-    return math.fsum(
-        float(torch.logsumexp(logits_TV[t - 1], 0) - logits_TV[t - 1, labels[t]])
-        for t in range(1, len(ids))
-        if labels[t] != -100
-    )
 
 
 def test_perplexity_equals_float64_at_every_batch_size(model):

@@ -19,6 +19,7 @@ from lora_dist.data.tokens import NOT_SCORED
 from lora_dist.errors import DataError
 from lora_dist.evaluation.live_model import causal_lm, evaluating, input_device
 from lora_dist.evaluation.perplexity import Row
+from lora_dist.models.device import synchronize
 from lora_dist.store.record import Generation
 
 if TYPE_CHECKING:
@@ -171,16 +172,11 @@ def _generate(model: nn.Module, ids_BT: Tensor, mask_BT: Tensor, room: int, eos_
     greedy = GenerationConfig(
         do_sample=False, num_beams=1, use_cache=True, max_new_tokens=room, eos_token_id=eos_ids or None, pad_token_id=0
     )
-    _synchronise(ids_BT.device)
+    synchronize(ids_BT.device)
     start = time.perf_counter()
     all_BT = model.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=greedy)
-    _synchronise(ids_BT.device)
+    synchronize(ids_BT.device)
     return all_BT[:, ids_BT.shape[1] :], time.perf_counter() - start
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 @contextmanager

@@ -21,14 +21,12 @@ from lora_dist.models.device import release_memory
 from lora_dist.models.loading import context_length, empty_model, load_tokenizer, quiet_transformers
 from lora_dist.pipeline.measure import measure_run
 from lora_dist.pipeline.preflight import find_or_tokenise
-from lora_dist.planning.batches import plan_batches, plan_steps
-from lora_dist.store.atomic import write_json
 from lora_dist.store.attempts import FINISHED, STOPPED, close_lost_attempt
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.ledger import ENDED, STARTED, write_event
 from lora_dist.store.lock import exclusive
 from lora_dist.store.record import Record
-from lora_dist.training.trainer import train_run, training_rows
+from lora_dist.training.trainer import train_run
 from lora_dist.world import World
 
 log = logging.getLogger(__name__)
@@ -86,11 +84,9 @@ def _stages(folder: RunFolder, world: World, progress: Progress) -> Record:
     progress("prepare", 0, 0, "")
     tokenizer = load_tokenizer(run.model)
     tokens = _tokens(run, folder, tokenizer, progress)
-    if run.trains:
-        _write_plan(run, folder, tokens, world)
-        if not (folder.training.exists() and folder.model.is_dir()):
-            train_run(run, folder, tokens, tokenizer, world, lambda *beat: progress("train", *beat))
-            release_memory()
+    if run.trains and not (folder.training.exists() and folder.model.is_dir()):
+        train_run(run, folder, tokens, tokenizer, world, lambda *beat: progress("train", *beat))
+        release_memory()
     elapsed = time.perf_counter() - started
     return measure_run(run, folder, tokens, tokenizer, world, progress, seconds_before=elapsed)
 
@@ -108,9 +104,3 @@ def _tokens(run: Run, folder: RunFolder, tokenizer: object, progress: Progress) 
     model = empty_model(run.model)
     found = find_or_tokenise(run.data, tokenizer, context_length(model), folder.experiment.tokens, progress)
     return found.save(folder.experiment.tokens) if isinstance(found, TokenisedData) else found
-
-
-def _write_plan(run: Run, folder: RunFolder, tokens: TokenSet, world: World) -> None:
-    batches = plan_batches(run.train, world.size)
-    rows = training_rows(tokens, packing=run.data.packing, max_length=tokens.facts.max_length)
-    write_json(folder.plan, batches.document() | plan_steps(run.train, len(rows)).document())

@@ -73,7 +73,7 @@ def train_run(
     world: World,
     progress: Progress,
 ) -> None:
-    """Train `run`, or go on from its newest valid checkpoint, and leave `model/` and `training.json`.
+    """Train `run`, or go on from its newest valid checkpoint, and leave `plan.json`, `model/` and `training.json`.
 
     Raises:
         TrainingDiverged: the loss became NaN or infinite.
@@ -89,6 +89,7 @@ def train_run(
     progress(resume.step, 0, "loading the model")
     rows = training_rows(tokens, packing=run.data.packing, max_length=tokens.facts.max_length)
     steps = plan_steps(run.train, len(rows))
+    write_json(folder.plan, batches.document() | steps.document())
     config = sft_config(
         run, batches, steps, folder=folder.checkpoints, device=device, max_length=tokens.facts.max_length
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from lora_dist.config.expansion import expand
@@ -19,9 +18,8 @@ from lora_dist.store.lock import holder
 from lora_dist.store.record import Record
 from lora_dist.verbs.compare import ComparisonResult, failures_of, records_of
 from lora_dist.verbs.folders import folder_of, make_run_folders
+from lora_dist.verbs.train import Progress, silent
 from lora_dist.world import current_world
-
-Progress = Callable[[str, int, int, str], None]
 
 
 def evaluate(experiment: Experiment, *, listener: Listener | None = None) -> ComparisonResult:
@@ -74,7 +72,7 @@ def evaluate_model(experiment: Experiment, *, adapter: Path | None = None, progr
     from lora_dist.pipeline.measure import measure_run  # imports the stack, which takes 10 s
     from lora_dist.pipeline.preflight import Preflight
 
-    show = progress or _silent
+    show = progress or silent
     with tempfile.TemporaryDirectory(prefix="lora_dist-") as name:
         folder = ExperimentFolder(Path(name))
         preflight = Preflight(folder.tokens, world, show)
@@ -84,7 +82,3 @@ def evaluate_model(experiment: Experiment, *, adapter: Path | None = None, progr
         run_folder.create(run.model_dump(mode="json"))
         tokenizer = preflight.tokenizer_of(run)
         return measure_run(run, run_folder, tokens, tokenizer, world, show, seconds_before=0.0, adapter=adapter)
-
-
-def _silent(stage: str, done: int, total: int, text: str) -> None:
-    """Show nothing."""

@@ -56,7 +56,7 @@ def train(experiment: Experiment, *, arm: str | None = None, progress: Progress 
     from lora_dist.pipeline.preflight import Preflight  # imports the stack, which takes 10 s
     from lora_dist.pipeline.worker import work
 
-    show = progress or _silent
+    show = progress or silent
     preflight = Preflight(folder.tokens, world, show)
     with claimed(folder):
         preflight.check([run])
@@ -77,5 +77,5 @@ def _both(folder: RunFolder, show: Progress) -> Progress:
     return tell
 
 
-def _silent(stage: str, done: int, total: int, text: str) -> None:
+def silent(stage: str, done: int, total: int, text: str) -> None:
     """Show nothing."""
