@@ -36,6 +36,8 @@ class LoraDistError(Exception):
     """Root of the tree; `exit_code` is what the shell ends with (see docs and `lora-dist --help`)."""
 
     exit_code = 1
+    is_told_by_first = False
+    """Of several ranks: rank 0 raised it too, and is the one to say so."""
 
 
 class UserError(LoraDistError):

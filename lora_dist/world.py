@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
-from collections.abc import Mapping
+import signal
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from lora_dist.errors import ConfigError
+from lora_dist.errors import ConfigError, LoraDistError, WorkerCrashed
 
+T = TypeVar("T")
+_PATIENCE = timedelta(days=2)  # how long ranks wait for one that tokenises, hashes a checkpoint or is measured
+_PR_SET_PDEATHSIG = 1
 Strategy = Literal["plain", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 
 
@@ -27,6 +34,21 @@ class World:
     def is_first(self) -> bool:
         """Whether this rank writes the files and draws the progress."""
         return self.rank == 0
+
+
+def refuse_ranks(variables: Mapping[str, str] = os.environ) -> None:
+    """Refuse to be one of several ranks, for what starts its own.
+
+    Raises:
+        ConfigError: a launcher has started several of this process.
+    """
+    size = current_world(variables).size
+    if size > 1:
+        raise ConfigError(
+            key="WORLD_SIZE",
+            problem=f"{size} ranks were launched, and this command starts its own",
+            fix="start it without a launcher (compare --launcher accelerate), or launch `lora_dist train`",
+        )
 
 
 def current_world(variables: Mapping[str, str] = os.environ) -> World:
@@ -75,3 +97,112 @@ def _zero_stage(variables: Mapping[str, str]) -> int:
         raise ConfigError(
             key=name, problem=f"'{file}' is no DeepSpeed config: {error}", fix="correct deepspeed_config_file"
         ) from None
+
+
+def without_launcher(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a process that is to be on its own, though it is started by one of several ranks."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK")
+    prefixes = ("MASTER_", "ACCELERATE_", "TORCHELASTIC_", "FSDP_", "ROLE_")
+    return {name: value for name, value in variables.items() if name not in names and not name.startswith(prefixes)}
+
+
+def die_with_parent() -> None:
+    """Have Linux kill this process when the one that started it dies: no rank outlives its launcher."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Team:
+    """The ranks of one job talking to each other, on the CPU and apart from the trainer's own traffic.
+
+    Alone, everything is answered at once. With several ranks every method has to be called by all of them.
+    """
+
+    def __init__(self, world: World = World(), group: Any = None) -> None:
+        self.world, self._group = world, group
+
+    @classmethod
+    def join(cls, world: World) -> Team:
+        """Meet the other ranks; the trainer finds the process group that is made here, and uses it.
+
+        Raises:
+            ConfigError: the ranks cannot meet.
+        """
+        if world.size == 1:
+            return cls(world)
+        import torch
+        from torch import distributed
+
+        has_gpu = torch.cuda.is_available()
+        if has_gpu:
+            torch.cuda.set_device(world.local_rank)
+        try:
+            distributed.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo")
+            return cls(world, distributed.new_group(backend="gloo", timeout=_PATIENCE))
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(
+                key="MASTER_ADDR",
+                problem=f"the {world.size} ranks cannot meet: {' '.join(str(error).split())[:300]}",
+                fix="start them with accelerate launch or torchrun, and check the address and the port",
+            ) from error
+
+    def first_does(self, action: Callable[[], T]) -> T:
+        """Have rank 0 alone do something; every rank gets its result, or the error that it raised.
+
+        Raises:
+            WorkerCrashed: on the other ranks, for an error of rank 0 that is none of lora_dist's.
+        """
+        if self._group is None:
+            return action()
+        from torch import distributed
+
+        told: list[Any] = [None]
+        error: BaseException | None = None
+        if self.world.is_first:
+            try:
+                told = [(True, action())]
+            except BaseException as raised:  # noqa: BLE001 - raised again below, after the others have been told
+                error = raised
+                told = [(False, raised if isinstance(raised, LoraDistError) else WorkerCrashed(f"rank 0: {raised}"))]
+        distributed.broadcast_object_list(told, src=0, group=self._group)
+        if error is not None:
+            raise error
+        succeeded, result = told[0]
+        if not succeeded:
+            result.is_told_by_first = True
+            raise result
+        return result
+
+    def highest(self, value: float) -> float:
+        """The largest of all ranks' values."""
+        if self._group is None:
+            return value
+        import torch
+        from torch import distributed
+
+        highest = torch.tensor(value, dtype=torch.float64)
+        distributed.all_reduce(highest, op=distributed.ReduceOp.MAX, group=self._group)
+        return float(highest)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in the order of the ranks."""
+        if self._group is None:
+            return [value]
+        from torch import distributed
+
+        values: list[Any] = [None] * self.world.size
+        distributed.all_gather_object(values, value, group=self._group)
+        return values
+
+    def wait(self) -> None:
+        """Go on only when every rank has come here."""
+        self.gather(None)
+
+    def leave(self) -> None:
+        """Wait for the others, then part; from here on every rank is on its own."""
+        if self._group is not None:
+            from torch import distributed
+
+            self.wait()
+            distributed.destroy_process_group()
+            self._group = None

@@ -24,9 +24,10 @@ from lora_dist.store.folders import RunFolder
 from lora_dist.training.trainer import train_run
 from lora_dist.verbs.folders import folder_of, make_run_folders
 from lora_dist.verbs.train import only_run
-from lora_dist.world import World
+from lora_dist.training.stop import StopFlag
+from lora_dist.world import Team, World
 
-WORLD = World()
+ALONE = Team()
 
 
 @pytest.fixture(autouse=True)
@@ -53,11 +54,11 @@ class Case:
 
     def train(self, progress: Any = silent) -> None:
         """The training stage alone."""
-        train_run(self.run, self.folder, self.tokens, self.tokenizer, WORLD, progress)
+        train_run(self.run, self.folder, self.tokens, self.tokenizer, ALONE, StopFlag(), progress)
 
     def work(self) -> Any:
         """All stages, to the record."""
-        return work(self.folder.path, WORLD, silent)
+        return work(self.folder.path, ALONE, silent)
 
     def killed_at(self, step: int) -> None:
         """All stages in a process of its own, which kills itself as soon as it has logged `step`."""
@@ -107,7 +108,7 @@ def prepare(output: Path, source: Path, files: dict[str, Path], *, model: Any = 
     experiment = Experiment.model_validate({**document, "output_dir": str(output)})
     run = only_run(experiment)
     folder = folder_of(experiment)
-    preflight = Preflight(folder.tokens, WORLD, silent)
+    preflight = Preflight(folder.tokens, World(), silent)
     preflight.check([run])
     make_run_folders(experiment, [run], folder)
     (tokens,) = preflight.save()
@@ -121,7 +122,7 @@ def _work_until(path: Path, step: int) -> None:
         if stage == "train" and done == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    work(path, WORLD, kill)
+    work(path, ALONE, kill)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,8 @@ from lora_dist.cli.output import (
 )
 from lora_dist.errors import Interrupted, LoraDistError, RunsFailed, UserError
 
+FIRST_SPEAKS_S = 1.0
+"""A rank that repeats what rank 0 raised is silent, and waits: a launcher ends all ranks as soon as one has ended."""
 INTERRUPTED = "interrupted: what is finished is kept; the same command resumes"
 
 
@@ -97,9 +100,12 @@ def train(
     from lora_dist.cli.progress import StageView
     from lora_dist.verbs.report import report as do_report
     from lora_dist.verbs.train import train as do_train
+    from lora_dist.world import current_world
 
     with StageView() as view:
         record = do_train(experiment, arm=arm, progress=view)
+    if not current_world().is_first:
+        return
     folder = user_path(experiment.output_dir) / experiment.name
     print_comparison(do_report([folder]))
     finish({"record": folder / record.run_id / "record.json", "model": folder / record.run_id / "model"}, None)
@@ -235,12 +241,22 @@ def _show(result) -> None:
         raise typer.Exit(UserError.exit_code if refused else RunsFailed.exit_code)
 
 
+def _print_error(error: LoraDistError) -> None:
+    if isinstance(error, UserError):
+        print_refusal(error)
+    else:
+        print_lines(str(error))
+
+
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     try:
         code = app(standalone_mode=False)
-    except UserError as error:
-        print_refusal(error)
+    except LoraDistError as error:
+        if error.is_told_by_first:
+            time.sleep(FIRST_SPEAKS_S)
+        else:
+            _print_error(error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print_lines(INTERRUPTED)
@@ -248,9 +264,6 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe has gone: nobody is left to be told
         sys.exit(0)
-    except LoraDistError as error:
-        print_lines(str(error))
-        sys.exit(error.exit_code)
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # a usage error of click
             print_usage_error(error.format_message())

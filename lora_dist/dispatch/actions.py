@@ -9,14 +9,14 @@ from typing import Any
 
 from lora_dist.config.experiment import Run
 from lora_dist.dispatch.children import TAKEN
-from lora_dist.errors import UserError
+from lora_dist.errors import Interrupted, UserError
 from lora_dist.pipeline.preflight import Preflight
 from lora_dist.pipeline.worker import work
 from lora_dist.store.atomic import write_json
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.heartbeat import Heartbeat
 from lora_dist.store.lock import Held
-from lora_dist.world import current_world
+from lora_dist.world import Team, World
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 def work_on(run_folder: str) -> None:
     """Do what is missing of one run; its outcome is in its folder."""
     folder = RunFolder(Path(run_folder))
-    work(folder.path, current_world(), Heartbeat(folder.heartbeat))
+    work(folder.path, Team(), Heartbeat(folder.heartbeat))
 
 
 def check(runs: list[dict[str, Any]], tokens: str, answer: str, heartbeat: str) -> None:
     """Check all runs and write the problems, if any, to the file `answer`; otherwise write the tokens."""
-    preflight = Preflight(Path(tokens), current_world(), Heartbeat(Path(heartbeat)))
+    preflight = Preflight(Path(tokens), World(), Heartbeat(Path(heartbeat)))
     try:
         preflight.check([Run.model_validate(run) for run in runs])
         preflight.save()
@@ -50,6 +50,9 @@ def perform(action: str, arguments: dict[str, Any]) -> int:
         ACTIONS[action](**arguments)
     except UserError as error:
         log.error("%s", error)
+        return error.exit_code
+    except Interrupted as error:
+        log.info("%s", error)
         return error.exit_code
     except Held as error:
         log.info("%s", error)

@@ -16,7 +16,7 @@ from lora_dist.store.attempts import STOPPED, close_lost_attempt
 from lora_dist.store.folders import ExperimentFolder, RunFolder
 from lora_dist.store.heartbeat import read_beat
 from lora_dist.store.lock import holder
-from lora_dist.world import current_world
+from lora_dist.world import refuse_ranks
 
 WAIT_FOR_OTHERS_S = 1.0
 
@@ -29,7 +29,7 @@ def check_runs(nursery: Nursery, runs: Sequence[Run], folder: ExperimentFolder, 
         ConfigError: this process is one of several ranks.
         WorkerCrashed: the child died.
     """
-    current_world()
+    refuse_ranks()
     with tempfile.TemporaryDirectory(prefix="lora_dist-") as name:
         answer, heartbeat, log = (Path(name) / file for file in ("answer.json", "heartbeat.json", "check.log"))
         arguments = {

@@ -19,8 +19,10 @@ from lora_dist.data.tokens import NOT_SCORED
 from lora_dist.errors import DataError
 from lora_dist.evaluation.live_model import causal_lm, evaluating, input_device
 from lora_dist.evaluation.perplexity import Row
+from lora_dist.evaluation.shares import deal
 from lora_dist.models.device import synchronize
 from lora_dist.store.record import Generation
+from lora_dist.world import Team
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -91,6 +93,7 @@ def generate_samples(
     *,
     max_new_tokens: int,
     batch_size: int,
+    team: Team | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Sample], Generation]:
     """Continue each prompt greedily up to EOS, `max_new_tokens` or the model's context; samples in the given order.
@@ -98,7 +101,8 @@ def generate_samples(
     Nothing of the model's own generation settings is used but its EOS ids: no sampling, no penalties. Prompts are
     padded on the left, and the texts are those of one prompt at a time up to the rounding of the model's dtype.
     Seconds are wall-clock, device synchronised, without a warm-up of two tokens and without decoding;
-    `progress(done, total)` hears of prompts. Without prompts all numbers are 0.
+    `progress(done, total)` hears of prompts. Without prompts all numbers are 0. The batches are dealt to the ranks of
+    `team`, each of which gets all samples; seconds are the slowest rank's.
 
     Raises:
         DataError: a prompt fills the model's context.
@@ -109,17 +113,24 @@ def generate_samples(
     eos_ids = _eos_ids(model, tokenizer)
     new_ids_N: dict[int, list[int]] = {}
     seconds = 0.0
+    done = 0
     with evaluating(model), _plain_generation(model):
-        for batch, room in _batches(prompts, room_N, batch_size):
-            ids_BT, mask_BT = (tensor.to(input_device(model)) for tensor in _left_padded([prompts[n] for n in batch]))
-            if not new_ids_N:
-                _generate(model, ids_BT, mask_BT, min(room, _WARM_UP_TOKENS), eos_ids)
-            new_BG, took = _generate(model, ids_BT, mask_BT, room, eos_ids)
-            seconds += took
-            for n, new_G in zip(batch, new_BG.tolist(), strict=True):
-                new_ids_N[n] = _up_to_eos(new_G, eos_ids)
+        for mine, turn in deal(list(_batches(prompts, room_N, batch_size)), team):
+            for batch, room in mine:
+                ids_BT, mask_BT = (
+                    tensor.to(input_device(model)) for tensor in _left_padded([prompts[n] for n in batch])
+                )
+                if not new_ids_N:
+                    _generate(model, ids_BT, mask_BT, min(room, _WARM_UP_TOKENS), eos_ids)
+                new_BG, took = _generate(model, ids_BT, mask_BT, room, eos_ids)
+                seconds += took
+                new_ids_N |= {n: _up_to_eos(new_G, eos_ids) for n, new_G in zip(batch, new_BG.tolist(), strict=True)}
+            done += sum(len(batch) for batch, _ in turn)
             if progress is not None:
-                progress(len(new_ids_N), len(prompts))
+                progress(done, len(prompts))
+    if team is not None:
+        seconds = team.highest(seconds)
+        new_ids_N = {n: ids for share in team.gather(new_ids_N) for n, ids in share.items()}
     samples = [_sample(prompt, new_ids_N[n], tokenizer) for n, prompt in enumerate(prompts)]
     new_tokens = sum(sample.new_tokens for sample in samples)
     return samples, Generation(

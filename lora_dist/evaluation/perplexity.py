@@ -17,6 +17,8 @@ from lora_dist.data.tokens import NOT_SCORED
 from lora_dist.errors import DataError, ModelError
 from lora_dist.evaluation.heads import Head, open_head
 from lora_dist.evaluation.live_model import embedding_rows, evaluating, input_device
+from lora_dist.evaluation.shares import deal
+from lora_dist.world import Team
 
 _PADDING_ID = 0  # any id that the model can read: it is masked, comes after every real token, and is never scored
 
@@ -54,6 +56,7 @@ def score_rows(
     rows: Sequence[Row],
     *,
     batch_size: int,
+    team: Team | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RowScores:
     """Score each row's labels under `model` (a causal LM of transformers, with or without PEFT, 4-bit or not).
@@ -62,6 +65,9 @@ def score_rows(
     `labels[0]`, which nothing precedes, never counts. Log-softmax is taken in float32 and summed in float64; the
     result does not depend on `batch_size` beyond the rounding of the model's own dtype. Logits exist for a few scored
     positions at a time (see heads.py). `progress(done, total)` hears of rows. The model's training flags are kept.
+
+    The batches are dealt to the ranks of `team`, each with its own copy of the model, and each gets all scores: those
+    of one rank, to the last bit, because the batches are the same.
 
     Raises:
         DataError: there are no rows, or a row has nothing to score, is misaligned, or has ids the model does not know.
@@ -74,12 +80,15 @@ def score_rows(
         lengths_R, tokens_R = _measure(rows, min(embedding_rows(model), head.vocab_size))
         nll_R = np.zeros(len(rows))
         done = 0
-        for batch_B in _batches(lengths_R, head.rows_at_once or batch_size):
-            nll_R[batch_B] = _score_batch(head, [rows[r] for r in batch_B], input_device(model))
-            _check_finite(nll_R, batch_B)
-            done += len(batch_B)
+        for mine, turn in deal(list(_batches(lengths_R, head.rows_at_once or batch_size)), team):
+            for batch_B in mine:
+                nll_R[batch_B] = _score_batch(head, [rows[r] for r in batch_B], input_device(model))
+                _check_finite(nll_R, batch_B)
+            done += sum(map(len, turn))
             if progress is not None:
                 progress(done, len(rows))
+    if team is not None:
+        nll_R = np.sum(team.gather(nll_R), axis=0)  # each row is zero on all ranks but one
     return RowScores(nll_R, tokens_R)
 
 

@@ -59,10 +59,12 @@ def load_model(
     dtype: torch.dtype,
     folder: Path | None = None,
     quantization: Any = None,
+    shared_out: bool = False,
 ) -> PreTrainedModel:
     """Load the pretrained weights (or those a run saved in `folder`) onto `device`. Only safetensors are read.
 
     Args:
+        shared_out: ZeRO-3 places the weights, a share on each rank.
         quantization: a transformers quantisation config for a 4-bit base.
     Raises:
         ModelError: the weights are missing, not safetensors, or not those of a causal language model.
@@ -70,7 +72,7 @@ def load_model(
     options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **_attention(section)}
     if quantization is not None:
         options["quantization_config"] = quantization
-    if quantization is not None or device.type != "cpu":
+    if not shared_out and (quantization is not None or device.type != "cpu"):
         options["device_map"] = {"": device}
     if folder is None:
         options |= hub_options(section)

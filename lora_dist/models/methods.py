@@ -59,7 +59,7 @@ def quantization_config(method: MethodSection, compute_dtype: torch.dtype) -> Bi
 
 
 def choose_trainable(model: PreTrainedModel, method: MethodSection) -> None:
-    """Freeze what `method` does not train (under an adapter: the whole base), and hold the rest in float32."""
+    """Freeze what `method` does not train (under an adapter: the whole base)."""
     model.requires_grad_(method.kind == "full")
     if method.kind == "partial":
         _, blocks = decoder_blocks(model)
@@ -69,7 +69,6 @@ def choose_trainable(model: PreTrainedModel, method: MethodSection) -> None:
         for module in chosen:
             if module is not None:
                 module.requires_grad_(True)
-    hold_in_float32(model)
 
 
 def hold_in_float32(model: nn.Module) -> None:
@@ -93,7 +92,7 @@ class ParameterCount:
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:
-    """Count the weights once each: tied ones are one, packed 4-bit ones are what they unpack to."""
+    """Count the weights once each: tied ones are one, packed or shared out ones are what they are together."""
     total = trainable = 0
     for weight in model.parameters():
         size = _unpacked_size(weight)
@@ -147,4 +146,6 @@ def describe_model(run: Run, model: PreTrainedModel) -> ModelPart:
 
 def _unpacked_size(weight: Any) -> int:
     state = getattr(weight, "quant_state", None)
-    return math.prod(state.shape) if state is not None else weight.numel()
+    if state is not None:
+        return math.prod(state.shape)
+    return getattr(weight, "ds_numel", None) or weight.numel()  # ZeRO-3 leaves a rank an empty tensor and its share

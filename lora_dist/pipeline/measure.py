@@ -33,7 +33,7 @@ from lora_dist.store.environment import capture_environment
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.ledger import attempts_of
 from lora_dist.store.record import DataPart, Generation, ModelPart, Record, TrainPart
-from lora_dist.world import World
+from lora_dist.world import Team
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int, str], None]
@@ -54,30 +54,34 @@ def measure_run(
     folder: RunFolder,
     tokens: TokenSet,
     tokenizer: PreTrainedTokenizerBase,
-    world: World,
+    team: Team,
     progress: Progress,
     *,
     seconds_before: float,
+    devices: int | None = None,
     adapter: Path | None = None,
 ) -> Record:
     """Score every split, generate the samples, and write the scores, the predictions and, last, the record.
 
+    The ranks of the team share the work, and rank 0 writes.
+
     Args:
         seconds_before: wall-clock seconds of this attempt before this stage.
+        devices: how many the run holds; the ranks' number unless given.
         adapter: put on a base that is measured with it; a trained run brings its own.
     Raises:
         ModelError: the base is worse than uniform guessing, which is a mistake of measurement.
     """
     started = time.perf_counter()
-    device = device_of(world)
+    device = device_of(team.world)
     progress("evaluate", 0, 0, "loading the model")
     model = open_measured(run, folder, device, adapter)
     text_bytes = TextBytes(tokenizer)
     evaluate = {
-        split: _score(run, folder, tokens.rows(split), split, model, text_bytes, progress)
+        split: _score(run, folder, tokens.rows(split), split, model, text_bytes, team, progress)
         for split in run.evaluate.splits
     }
-    generation = _generate(run, folder, tokens, tokenizer, model, progress)
+    generation = _generate(run, folder, tokens, tokenizer, model, team, progress)
     model_part, train_part = _trained_parts(run, folder, model)
     attempts = attempts_of(folder.experiment.ledger, folder.id)
     seconds = attempts.seconds + seconds_before + time.perf_counter() - started
@@ -93,12 +97,17 @@ def measure_run(
         train=train_part,
         evaluate=evaluate,
         generation=generation,
-        environment=_write_environment(folder, device),
+        environment=_environment(device),
         attempts=max(1, attempts.count),
-        device_seconds=seconds * world.size,
+        device_seconds=seconds * (devices or team.world.size),
     )
-    record.write(folder.record)
+    team.first_does(lambda: _write(folder, record))
     return record
+
+
+def _write(folder: RunFolder, record: Record) -> None:
+    write_json(folder.environment, record.environment)
+    record.write(folder.record)
 
 
 def _trained_parts(run: Run, folder: RunFolder, model: PreTrainedModel) -> tuple[ModelPart, TrainPart | None]:
@@ -132,6 +141,7 @@ def _score(
     split: str,
     model: PreTrainedModel,
     text_bytes: TextBytes,
+    team: Team,
     progress: Progress,
 ) -> dict[str, Any]:
     """Score the rows of one split; the numbers for the record, the scores of each row beside it."""
@@ -144,13 +154,15 @@ def _score(
         model,
         chosen,
         batch_size=run.evaluate.batch_size,
+        team=team,
         progress=lambda done, total: progress("evaluate", done, total, f"perplexity on {split}"),
     )
     synchronize(model.device)
     seconds = time.perf_counter() - started
     _refuse_nonsense(run, scores, model.config.get_text_config().vocab_size, split)
-    make_folder(folder.scores)
-    write_scores(folder.scores / f"{split}.parquet", scores.nll_R, scores.tokens_R)
+    if team.world.is_first:
+        make_folder(folder.scores)
+        write_scores(folder.scores / f"{split}.parquet", scores.nll_R, scores.tokens_R)
     interval = perplexity_interval(scores.nll_R, scores.tokens_R, resamples=run.evaluate.bootstrap_samples)
     return {
         "nll_sum": scores.nll_sum,
@@ -183,10 +195,11 @@ def _generate(
     tokens: TokenSet,
     tokenizer: PreTrainedTokenizerBase,
     model: PreTrainedModel,
+    team: Team,
     progress: Progress,
 ) -> Generation | None:
     if not run.evaluate.samples:
-        write_text(folder.predictions, "")
+        team.first_does(lambda: write_text(folder.predictions, ""))
         return None
     rows = tokens.rows("test")
     samples, generation = generate_samples(
@@ -195,17 +208,16 @@ def _generate(
         prompts_of([rows[index] for index in range(min(len(rows), run.evaluate.samples))], run.evaluate.samples),
         max_new_tokens=run.evaluate.max_new_tokens,
         batch_size=run.evaluate.batch_size,
+        team=team,
         progress=lambda done, total: progress("evaluate", done, total, "generating the samples"),
     )
-    lines = (json.dumps(vars(sample), ensure_ascii=False) + "\n" for sample in samples)
-    write_text(folder.predictions, "".join(lines))
+    lines = "".join(json.dumps(vars(sample), ensure_ascii=False) + "\n" for sample in samples)
+    team.first_does(lambda: write_text(folder.predictions, lines))
     return generation
 
 
-def _write_environment(folder: RunFolder, device: torch.device) -> dict[str, Any]:
-    environment = capture_environment() | {"device": _device_name(device), "threads": torch.get_num_threads()}
-    write_json(folder.environment, environment)
-    return environment
+def _environment(device: torch.device) -> dict[str, Any]:
+    return capture_environment() | {"device": _device_name(device), "threads": torch.get_num_threads()}
 
 
 def _device_name(device: torch.device) -> str:

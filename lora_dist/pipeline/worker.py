@@ -1,94 +1,101 @@
 """A worker: everything one run needs, from its folder alone, stage after stage, to its record.
 
-The same code runs under every launcher. A stage whose output is complete is skipped, so a worker that is started
-again does only what is missing.
+The same code runs under every launcher, on every rank. A stage whose output is complete is skipped, so a worker that
+is started again does only what is missing.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from lora_dist.config.experiment import Run
 from lora_dist.config.loading import read_yaml
 from lora_dist.data.tokens import TokenisedData, TokenSet
-from lora_dist.errors import LoraDistError, UserError
+from lora_dist.errors import StorageError
 from lora_dist.models.device import release_memory
 from lora_dist.models.loading import context_length, empty_model, load_tokenizer, quiet_transformers
+from lora_dist.pipeline.alone import measure_alone
+from lora_dist.pipeline.attempt import Attempt
 from lora_dist.pipeline.measure import measure_run
 from lora_dist.pipeline.preflight import find_or_tokenise
-from lora_dist.store.attempts import FINISHED, STOPPED, close_lost_attempt
+from lora_dist.store.attempts import FINISHED
 from lora_dist.store.folders import RunFolder
-from lora_dist.store.ledger import ENDED, STARTED, write_event
 from lora_dist.store.lock import exclusive
 from lora_dist.store.record import Record
+from lora_dist.training.stop import StopFlag
 from lora_dist.training.trainer import train_run
-from lora_dist.world import World
+from lora_dist.world import Team
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int, str], None]
 
 
-def work(path: Path, world: World, progress: Progress) -> Record:
+def work(path: Path, team: Team, progress: Progress) -> Record | None:
     """Do what is missing of the run in `path`, under its lock, and write how that ended to `outcome.json`.
+
+    Every rank of the team calls this, and leaves the team with it. Signals (see `training.stop`) end it at the next
+    step, saved. Returns the record, or None on a rank that has left before the evaluation.
 
     Raises:
         Held: another worker has the run.
+        Interrupted: a signal came to one of the ranks (outcome `interrupted`); the same call resumes.
         UserError: something the user can mend (outcome `refused`).
         LoraDistError: the run failed (outcome `failed`).
     """
-    folder = RunFolder(path)
+    folder, stop = RunFolder(path), StopFlag()
     quiet_transformers()
-    with exclusive(folder.lock):
-        return _attempt(folder, world, progress)
+    with stop.listening(), ExitStack() as lock:
+        _see_each_other(folder, team)
+        team.first_does(lambda: lock.enter_context(exclusive(folder.lock)))
+        with Attempt(folder, team, stop):
+            record = _stages(folder, team, stop, progress)
+        progress(FINISHED, 1, 1, "")
+        return record
 
 
-def _attempt(folder: RunFolder, world: World, progress: Progress) -> Record:
-    started = time.perf_counter()
-
-    def ended(outcome: str, message: str = "", **facts: Any) -> None:
-        folder.write_outcome(outcome, message, **facts)
-        seconds = time.perf_counter() - started
-        write_event(folder.experiment.ledger, folder.id, ENDED, outcome=outcome, seconds=seconds)
-
-    close_lost_attempt(folder)
-    folder.heartbeat.unlink(missing_ok=True)
-    folder.outcome.unlink(missing_ok=True)
-    write_event(folder.experiment.ledger, folder.id, STARTED)
-    try:
-        record = _stages(folder, world, progress)
-    except UserError as error:
-        ended("refused", str(error), problems=[vars(problem) for problem in error.problems])
-        raise
-    except KeyboardInterrupt:
-        ended("interrupted", STOPPED)
-        raise
-    except Exception as error:
-        log.exception("the run failed")
-        is_ours = isinstance(error, LoraDistError)
-        ended("failed", str(error) if is_ours else traceback.format_exception_only(error)[-1].strip())
-        raise
-    ended("completed")
-    progress(FINISHED, 1, 1, "")
-    return record
+def _see_each_other(folder: RunFolder, team: Team) -> None:
+    """Every rank has to see the run's folder: on several machines it has to be on a disk that they share."""
+    blind = [rank for rank, sees in enumerate(team.gather(folder.config.exists())) if not sees]
+    if blind:
+        raise StorageError(
+            key=str(folder.path),
+            problem=f"cannot be seen by rank {', '.join(map(str, blind))}",
+            fix="put output_dir on a disk that all machines share",
+        )
 
 
-def _stages(folder: RunFolder, world: World, progress: Progress) -> Record:
+def _stages(folder: RunFolder, team: Team, stop: StopFlag, progress: Progress) -> Record | None:
     """prepare -> train -> evaluate."""
     started = time.perf_counter()
     run = read_run(folder)
-    progress("prepare", 0, 0, "")
+
+    def alone(*beat: object) -> None:
+        stop.check()
+        progress(*beat)
+
+    def together(*beat: object) -> None:
+        stop.check_together(team)
+        progress(*beat)
+
+    together("prepare", 0, 0, "")
     tokenizer = load_tokenizer(run.model)
-    tokens = _tokens(run, folder, tokenizer, progress)
-    if run.trains and not (folder.training.exists() and folder.model.is_dir()):
-        train_run(run, folder, tokens, tokenizer, world, lambda *beat: progress("train", *beat))
+    tokens = team.first_does(lambda: tokens_of(run, folder, tokenizer, alone))
+    if run.trains and not team.first_does(lambda: folder.training.exists() and folder.model.is_dir()):
+        train_run(run, folder, tokens, tokenizer, team, stop, lambda *beat: progress("train", *beat))
         release_memory()
     elapsed = time.perf_counter() - started
-    return measure_run(run, folder, tokens, tokenizer, world, progress, seconds_before=elapsed)
+    if team.world.strategy == "zero3":  # its engine has changed how this process opens models
+        team.leave()
+        return (
+            measure_alone(folder, stop, seconds_before=elapsed, devices=team.world.size)
+            if team.world.is_first
+            else None
+        )
+    return measure_run(run, folder, tokens, tokenizer, team, together, seconds_before=elapsed)
 
 
 def read_run(folder: RunFolder) -> Run:
@@ -100,7 +107,12 @@ def read_run(folder: RunFolder) -> Run:
     return Run.model_validate(read_yaml(folder.config))
 
 
-def _tokens(run: Run, folder: RunFolder, tokenizer: object, progress: Progress) -> TokenSet:
+def tokens_of(run: Run, folder: RunFolder, tokenizer: object, progress: Progress) -> TokenSet:
+    """The run's tokens, made now if they are not on the disk.
+
+    Raises:
+        UserError: the source or the model has changed since the run was checked.
+    """
     model = empty_model(run.model)
     found = find_or_tokenise(run.data, tokenizer, context_length(model), folder.experiment.tokens, progress)
     return found.save(folder.experiment.tokens) if isinstance(found, TokenisedData) else found

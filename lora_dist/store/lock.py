@@ -36,7 +36,11 @@ class Held(LoraDistError):
 
     def __init__(self, path: Path, owner: Owner | None) -> None:
         self.owner = owner
+        self.path = path
         super().__init__(f"{path} is held by {owner or 'another process'}")
+
+    def __reduce__(self):
+        return (Held, (self.path, self.owner))
 
 
 @contextlib.contextmanager

@@ -72,6 +72,7 @@ def sft_config(
         "report_to": list(train.report_to) or "none",
         "run_name": f"{folder.parent.parent.name}/{folder.parent.name}",
         "disable_tqdm": True,
+        "ddp_find_unused_parameters": False,  # what a method trains takes part in every step
     }
     return SFTConfig(**(values | extra_values(run)))
 

@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lora_dist.errors import ConfigError, StorageError
 from lora_dist.store.atomic import storage_errors, sync_file, sync_folder
 from lora_dist.store.manifest import flaw_of, read_manifest, write_manifest
+from lora_dist.world import Team, World
 
 _UNSEALED = "checkpoint-*"
 
@@ -74,20 +75,40 @@ def _step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def seal(folder: Path, step: int, *, run_id: str, world_size: int, keep: int) -> Path:
+@dataclass(frozen=True)
+class Makers:
+    """Who saved a checkpoint: only the same run on the same ranks goes on from it exactly."""
+
+    run: str
+    world_size: int
+    strategy: str
+
+    @classmethod
+    def of(cls, run_id: str, world: World) -> Makers:
+        """The run `run_id` on the ranks of `world`."""
+        return cls(run_id, world.size, world.strategy)
+
+    def __str__(self) -> str:
+        return "1 rank" if self.world_size == 1 else f"{self.world_size} ranks ({self.strategy})"
+
+
+def seal(folder: Path, step: int, *, makers: Makers, keep: int) -> Path:
     """Complete the checkpoint that transformers has just written, then drop the oldest beyond `keep`.
 
     Those of later steps are dropped too: the run has passed them over as damaged, and must not count them as kept.
 
     Raises:
-        StorageError: the disk is full; the checkpoint before is untouched.
+        StorageError: the disk is full, or what was written is not there; the checkpoint before is untouched.
     """
     written, final = folder / f"checkpoint-{step}", folder / f"step-{step}"
     with filling(written):
-        write_manifest(written, {"step": step, "run": run_id, "world_size": world_size})
+        write_manifest(written, {"step": step, **vars(makers)})
         shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step, from before a resume
         written.rename(final)
         sync_folder(folder)
+    flaw = flaw_of(final, contents=False)  # the hashes are of what was read back a moment ago
+    if flaw is not None:
+        raise StorageError(key=str(final), problem=f"is not whole after saving: {flaw}", fix="check this disk")
     everything = sealed(folder)
     here = everything.index(final)
     for stale in everything[:here] + everything[here + keep :]:
@@ -95,50 +116,75 @@ def seal(folder: Path, step: int, *, run_id: str, world_size: int, keep: int) ->
     return final
 
 
-def find_resume(folder: Path, *, run_id: str, world_size: int) -> Resume:
+def check_space(folder: Path, estimate: int) -> None:
+    """Make sure that one more checkpoint fits on the disk, before a part of it fills the rest.
+
+    Args:
+        estimate: bytes of the first checkpoint; later ones are as large as the one before.
+    Raises:
+        StorageError: it does not fit.
+    """
+    newest = next(iter(sealed(folder)), None)
+    needed = bytes_of(newest) if newest else estimate
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageError(
+            key=str(folder),
+            problem=f"a checkpoint takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free on this disk",
+            fix="free some space, lower train.keep_checkpoints, or choose another output_dir",
+        )
+
+
+def bytes_of(folder: Path) -> int:
+    """Bytes of all files in `folder`."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def find_resume(folder: Path, *, makers: Makers) -> Resume:
     """The newest checkpoint that is complete and of this run, and why newer ones were passed over.
 
     What a killed process left unfinished is removed.
 
     Raises:
-        ConfigError: it was saved by another number of ranks: only with the same number does a run go on exactly.
+        ConfigError: it was saved by other ranks: only with the same ones does a run go on exactly.
     """
     for unfinished in folder.glob(_UNSEALED):
         shutil.rmtree(unfinished)
     skipped: list[str] = []
     for path in sealed(folder):
-        reason = flaw_of(path) or _stranger(path, run_id)
+        reason = flaw_of(path) or _stranger(path, makers)
         if reason is None:
-            _check_world(path, world_size)
+            _check_ranks(path, makers)
             return Resume(path, _step_of(path), tuple(skipped))
         skipped.append(f"{path.name}: {reason}")
     return Resume(None, 0, tuple(skipped))
 
 
-def _stranger(path: Path, run_id: str) -> str | None:
+def _stranger(path: Path, makers: Makers) -> str | None:
     owner = (read_manifest(path) or {}).get("run")
-    return None if owner == run_id else f"it belongs to run {owner}"
+    return None if owner == makers.run else f"it belongs to run {owner}"
 
 
-def _check_world(path: Path, world_size: int) -> None:
-    saved_by = (read_manifest(path) or {}).get("world_size")
-    if saved_by != world_size:
+def _check_ranks(path: Path, makers: Makers) -> None:
+    manifest = read_manifest(path) or {}
+    savers = Makers(makers.run, manifest.get("world_size", 1), manifest.get("strategy", "plain"))
+    if savers != makers:
         raise ConfigError(
             key=str(path),
-            problem=f"was saved by {saved_by} ranks, and this is a run of {world_size}",
-            fix=f"start it with {saved_by} ranks, or delete {path.parent} to begin anew",
+            problem=f"was saved by {savers}, and this is a run of {makers}",
+            fix=f"start it with {savers}, or delete {path.parent} to begin anew",
         )
 
 
 class SealCheckpoints(TrainerCallback):
-    """Seals each checkpoint as soon as transformers has written it, and saves none after the last step.
+    """Seals each checkpoint as soon as all ranks have written their part, and saves none after the last step.
 
     The trained model follows at once there, and a checkpoint would cost its time and its disk for nothing.
     """
 
-    def __init__(self, folder: Path, metrics: Path, *, run_id: str, world_size: int, keep: int) -> None:
+    def __init__(self, folder: Path, metrics: Path, *, makers: Makers, keep: int, team: Team) -> None:
         self.folder, self.metrics = folder, metrics
-        self.run_id, self.world_size, self.keep = run_id, world_size, keep
+        self.makers, self.keep, self.team = makers, keep, team
 
     def on_step_end(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Called after transformers has decided whether to save."""
@@ -147,5 +193,9 @@ class SealCheckpoints(TrainerCallback):
 
     def on_save(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **_: object) -> None:
         """Called by transformers after `checkpoint-N` is written; the metrics up to it are on the disk before it is."""
+        self.team.wait()
+        self.team.first_does(lambda: self._seal(state.global_step))
+
+    def _seal(self, step: int) -> None:
         sync_file(self.metrics)
-        seal(self.folder, state.global_step, run_id=self.run_id, world_size=self.world_size, keep=self.keep)
+        seal(self.folder, step, makers=self.makers, keep=self.keep)

@@ -54,6 +54,7 @@ _REASONS: dict[str, tuple[str, ...]] = {
     "nothing: a run that resumes must see what it would have seen": (
         "ignore_data_skip", "save_only_model", "train_sampling_strategy", "restore_callback_states_from_checkpoint",
     ),
+    "nothing: the loss is over all tokens of a step": ("average_tokens_across_devices",),
     "nothing: progress is drawn in one place": ("disable_tqdm",),
     "nothing: publish the finished model/ with `hf upload`": ("push_to_hub",),
 }  # fmt: skip

@@ -21,6 +21,7 @@ from lora_dist.errors import TrainingDiverged
 from lora_dist.models.device import synchronize
 from lora_dist.store.atomic import write_text
 from lora_dist.store.lines import append_line, read_lines
+from lora_dist.world import Team
 
 WARM_UP_STEPS = 2
 """Steps after each start that are left out of the rates: allocators and caches warm up."""
@@ -37,7 +38,7 @@ class StepMetrics(TrainerCallback):
 
     A step's time runs from the end of the work on the one before (its log and checkpoint included) to the end of its
     own optimizer step, so that loading of batches counts and saving does not. For that, this callback has to come
-    after the one that seals checkpoints.
+    after the one that seals checkpoints. Of several ranks the slowest's time counts, and rank 0 writes.
     """
 
     def __init__(
@@ -45,12 +46,15 @@ class StepMetrics(TrainerCallback):
         metrics: Path,
         device: torch.device,
         learning_rate: float,
+        team: Team,
         scored_tokens: Callable[[], int],
+        filler_tokens: Callable[[int], int],
         step_was_skipped: Callable[[], bool],
         progress: Callable[[int, int, str], None],
     ) -> None:
-        self.metrics, self.device, self.learning_rate = metrics, device, learning_rate
-        self.scored_tokens, self.step_was_skipped, self.progress = scored_tokens, step_was_skipped, progress
+        self.metrics, self.device, self.learning_rate, self.team = metrics, device, learning_rate, team
+        self.scored_tokens, self.filler_tokens = scored_tokens, filler_tokens
+        self.step_was_skipped, self.progress = step_was_skipped, progress
         self._mark = self._seconds = 0.0
         self._tokens_before = 0
         self._steps_here = 0
@@ -61,7 +65,7 @@ class StepMetrics(TrainerCallback):
 
     def on_step_end(self, *_: object, **__: object) -> None:
         """Stop the clock: the optimizer has stepped."""
-        self._seconds = self._now() - self._mark
+        self._seconds = self.team.highest(self._now() - self._mark)
 
     def on_log(
         self,
@@ -91,12 +95,13 @@ class StepMetrics(TrainerCallback):
             "learning_rate": float(logs.get("learning_rate", 0.0)),
             "gradient_norm": None if overflowed else norm,
             "seconds": self._seconds,
-            "tokens": tokens - self._tokens_before,
+            "tokens": tokens - self._tokens_before - self.filler_tokens(step),
             "scored_tokens": self.scored_tokens(),
             "warm_up": self._steps_here <= WARM_UP_STEPS,
         }
         self._tokens_before = tokens
-        append_line(self.metrics, line, durable=False)
+        if self.team.world.is_first:
+            append_line(self.metrics, line, durable=False)
         self.progress(step, state.max_steps, f"loss {loss:.3f}")
         self._mark = self._now()
 

@@ -16,36 +16,44 @@ from trl import SFTConfig, SFTTrainer, pack_dataset
 
 from lora_dist.config.experiment import Run
 from lora_dist.data.tokens import TokenSet
-from lora_dist.errors import raise_together
-from lora_dist.models.adapters import ADAPTER_KINDS, check_saved_adapter, lora_config
-from lora_dist.models.device import device_of, dtype_of, peak_memory, reset_peak_memory
+from lora_dist.errors import Interrupted, raise_together
+from lora_dist.models.adapters import ADAPTER_KINDS, lora_config
+from lora_dist.models.device import PeakMemory, device_of, dtype_of, peak_memory, reset_peak_memory
 from lora_dist.models.loading import load_model
 from lora_dist.models.methods import (
     choose_trainable,
+    count_parameters,
     describe_model,
     hold_in_float32,
     quantization_config,
 )
-from lora_dist.planning.batches import BatchPlan, plan_batches, plan_steps
-from lora_dist.store.atomic import make_folder, whole_folder, write_json
+from lora_dist.planning.batches import BatchPlan, StepPlan, plan_batches, plan_steps
+from lora_dist.store.atomic import make_folder, write_json
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.ledger import RESUMED, resumed_steps, write_event
 from lora_dist.store.record import TrainPart
 from lora_dist.training.arguments import precision_problems, sft_config
-from lora_dist.training.checkpoints import Resume, SealCheckpoints, filling, find_resume, write_errors
+from lora_dist.training.checkpoints import Makers, Resume, SealCheckpoints, check_space, filling, find_resume
 from lora_dist.training.metrics import StepMetrics, cut_back, figures_of
-from lora_dist.world import World
+from lora_dist.training.order import FILLER_TOKENS, EpochOrder, fillers_for, with_fillers
+from lora_dist.training.saving import save_model
+from lora_dist.training.stop import SAVED, StopFlag, StopTogether
+from lora_dist.world import Team, World
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]
 
 
 class _Trainer(SFTTrainer):
-    """SFTTrainer that remembers how many tokens the loss of the current optimizer step is over."""
+    """SFTTrainer whose steps are the same on any number of ranks, and whose checkpoints are whole or not there.
+
+    It remembers how many tokens the loss of the current optimizer step is over.
+    """
 
     scored_tokens_of_step = 0
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, team: Team, fillers: int, **named: Any) -> None:
+        self.team, self.fillers = team, fillers
         super().__init__(*arguments, **named)
         # TRL's loss is over all tokens of the step. transformers counts them only for models whose forward takes
         # loss settings, and would weigh micro-batches equally, whatever their size, for one that does not.
@@ -57,9 +65,19 @@ class _Trainer(SFTTrainer):
         self.scored_tokens_of_step = num_items_in_batch
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
+        rows = len(train_dataset if train_dataset is not None else self.train_dataset)
+        return EpochOrder(rows - self.fillers, self.fillers, self.args.data_seed)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with filling(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+        folder = Path(self.args.output_dir)
+        self.team.first_does(lambda: check_space(folder, self._checkpoint_bytes()))
+        with filling(folder / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(model, trial)
+
+    def _checkpoint_bytes(self) -> int:
+        """What a checkpoint holds at least: weights that are trained and AdamW's two moments of them, in float32."""
+        return 12 * count_parameters(self.model).trainable
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write no README beside the checkpoints: nobody publishes those."""
@@ -70,50 +88,65 @@ def train_run(
     folder: RunFolder,
     tokens: TokenSet,
     tokenizer: PreTrainedTokenizerBase,
-    world: World,
+    team: Team,
+    stop: StopFlag,
     progress: Progress,
 ) -> None:
     """Train `run`, or go on from its newest valid checkpoint, and leave `plan.json`, `model/` and `training.json`.
 
+    Every rank of the team calls this; rank 0 writes.
+
     Raises:
+        Interrupted: a rank was asked to stop; a checkpoint of the step has been saved.
         TrainingDiverged: the loss became NaN or infinite.
         Refused: the device does not train in the precision that was asked for.
         ConfigError: the checkpoint to go on from was saved by another number of ranks.
         StorageError: the disk is full.
     """
+    world = team.world
     device = device_of(world)
     raise_together(precision_problems(run, device))
     batches = plan_batches(run.train, world.size)
-    resume = _take_up(folder, world, batches)
+    resume = team.first_does(lambda: _take_up(folder, world, batches))
 
     progress(resume.step, 0, "loading the model")
     rows = training_rows(tokens, packing=run.data.packing, max_length=tokens.facts.max_length)
     steps = plan_steps(run.train, len(rows))
-    write_json(folder.plan, batches.document() | steps.document())
+    plan = batches.document() | steps.document() | {"strategy": world.strategy}
+    team.first_does(lambda: write_json(folder.plan, plan))
     config = sft_config(
         run, batches, steps, folder=folder.checkpoints, device=device, max_length=tokens.facts.max_length
     )
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.log.parent / "tensorboard")  # where transformers looks
-    trainer = make_trainer(run, config, rows, tokenizer, device)
-    _add_callbacks(trainer, run, folder, world, device, progress)
-    model_part = describe_model(run, trainer.model)
+    trainer = make_trainer(run, config, rows, tokenizer, device, team)
+    stopping = StopTogether(stop, team)
+    _add_callbacks(trainer, run, folder, steps, stopping, progress)
     reset_peak_memory(device)
     trainer.train(resume_from_checkpoint=str(resume.folder) if resume.folder else None)
-    memory = peak_memory(device)
+    if stopping.has_stopped:
+        raise Interrupted(SAVED)
+    memory = max(team.gather(peak_memory(device)), key=lambda peak: peak.bytes)
+    save_model(trainer, run, folder.model, tokenizer, device, team)
+    model_part = describe_model(run, trainer.model)
+    train_part = _train_part(run, folder, batches, steps, memory, zero_stage_of(trainer)) if world.is_first else None
+    team.first_does(lambda: write_json(folder.training, {"train": vars(train_part), "model": model_part.model_dump()}))
+    _close(trainer)
 
-    _save(trainer, run, folder, tokenizer, device)
-    figures = figures_of(folder.metrics, steps.steps_per_epoch)
-    train_part = TrainPart(
-        **dataclasses.asdict(figures),
+
+def _train_part(
+    run: Run, folder: RunFolder, batches: BatchPlan, steps: StepPlan, memory: PeakMemory, zero_stage: int
+) -> TrainPart:
+    """The training part of the record, once every step has its line."""
+    return TrainPart(
+        **dataclasses.asdict(figures_of(folder.metrics, steps.steps_per_epoch)),
         peak_memory_bytes=memory.bytes,
         peak_memory_kind=memory.kind,
         peak_reserved_bytes=memory.reserved_bytes,
         **dataclasses.asdict(batches),
-        zero_stage=zero_stage_of(trainer),
+        zero_stage=zero_stage,
         learning_rate=run.train.learning_rate,
         resumed_from_steps=resumed_steps(folder.experiment.ledger, folder.id),
     )
-    write_json(folder.training, {"train": train_part.model_dump(), "model": model_part.model_dump()})
 
 
 def training_rows(tokens: TokenSet, *, packing: bool, max_length: int) -> Dataset:
@@ -128,25 +161,36 @@ def training_rows(tokens: TokenSet, *, packing: bool, max_length: int) -> Datase
 
 
 def make_trainer(
-    run: Run, config: SFTConfig, rows: Dataset, tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> SFTTrainer:
+    run: Run, config: SFTConfig, rows: Dataset, tokenizer: PreTrainedTokenizerBase, device: torch.device, team: Team
+) -> _Trainer:
     """The trainer over the pretrained model, with what the run's method trains unfrozen or added.
 
     Raises:
         ModelError: the model cannot be opened.
     """
     dtype = dtype_of(run.model, device)
-    model = load_model(run.model, device=device, dtype=dtype, quantization=quantization_config(run.method, dtype))
+    shared_out = team.world.strategy == "zero3"
+    model = load_model(
+        run.model,
+        device=device,
+        dtype=dtype,
+        quantization=quantization_config(run.method, dtype),
+        shared_out=shared_out,
+    )
     choose_trainable(model, run.method)
     adapted = run.method.kind in ADAPTER_KINDS
+    fillers = fillers_for(len(rows), config.per_device_train_batch_size, team.world.size)
     trainer = _Trainer(
         model=model,
         args=config,
-        train_dataset=rows,
+        train_dataset=with_fillers(rows, fillers),
         processing_class=tokenizer,
         peft_config=lora_config(run.method) if adapted else None,
+        team=team,
+        fillers=fillers,
     )
-    hold_in_float32(trainer.model)
+    if not shared_out:  # ZeRO-3 wants one dtype, and holds float32 copies of what is trained itself
+        hold_in_float32(trainer.model)
     return trainer
 
 
@@ -159,7 +203,7 @@ def zero_stage_of(trainer: SFTTrainer) -> int:
 
 def _take_up(folder: RunFolder, world: World, batches: BatchPlan) -> Resume:
     """Where the run continues; what comes after that step is cut from its metrics."""
-    resume = find_resume(make_folder(folder.checkpoints), run_id=folder.id, world_size=world.size)
+    resume = find_resume(make_folder(folder.checkpoints), makers=Makers.of(folder.id, world))
     for reason in resume.skipped:
         log.warning("passing over checkpoint %s", reason)
     if resume.folder:
@@ -171,33 +215,32 @@ def _take_up(folder: RunFolder, world: World, batches: BatchPlan) -> Resume:
 
 
 def _add_callbacks(
-    trainer: _Trainer, run: Run, folder: RunFolder, world: World, device: torch.device, progress: Progress
+    trainer: _Trainer, run: Run, folder: RunFolder, steps: StepPlan, stopping: StopTogether, progress: Progress
 ) -> None:
+    """Sealing comes before measuring, whose clock starts after it; a stop after both."""
+    team = trainer.team
     trainer.remove_callback(PrinterCallback)
-    keep = run.train.keep_checkpoints
+    makers = Makers.of(folder.id, team.world)
     trainer.add_callback(
-        SealCheckpoints(folder.checkpoints, folder.metrics, run_id=folder.id, world_size=world.size, keep=keep)
+        SealCheckpoints(folder.checkpoints, folder.metrics, makers=makers, keep=run.train.keep_checkpoints, team=team)
     )
     trainer.add_callback(
         StepMetrics(
             folder.metrics,
-            device,
+            trainer.args.device,
             run.train.learning_rate,
+            team,
             scored_tokens=lambda: int(trainer.scored_tokens_of_step),
+            filler_tokens=lambda step: 0 if step % steps.steps_per_epoch else trainer.fillers * FILLER_TOKENS,
             step_was_skipped=lambda: trainer.accelerator.optimizer_step_was_skipped,
             progress=progress,
         )
     )
+    trainer.add_callback(stopping)
 
 
-def _save(
-    trainer: SFTTrainer, run: Run, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> None:
-    """Write `model/` whole. Trained weights go back to the precision in which the arms are compared."""
-    with write_errors(folder.model), whole_folder(folder.model) as aside:
-        if run.method.kind not in ADAPTER_KINDS:
-            trainer.model.to(dtype_of(run.model, device))
-        trainer.model.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
-        if run.method.kind in ADAPTER_KINDS:
-            check_saved_adapter(aside)
+def _close(trainer: _Trainer) -> None:
+    """Let go of the engine, so that the evaluation has the memory."""
+    if hasattr(trainer.model_wrapped, "destroy"):
+        trainer.model_wrapped.destroy()
+    trainer.accelerator.free_memory()

@@ -19,7 +19,7 @@ from lora_dist.store.record import Record
 from lora_dist.verbs.compare import ComparisonResult, failures_of, records_of
 from lora_dist.verbs.folders import folder_of, make_run_folders
 from lora_dist.verbs.train import Progress, silent
-from lora_dist.world import current_world
+from lora_dist.world import Team, World
 
 
 def evaluate(experiment: Experiment, *, listener: Listener | None = None) -> ComparisonResult:
@@ -68,17 +68,16 @@ def evaluate_model(experiment: Experiment, *, adapter: Path | None = None, progr
     run = Run.model_validate(
         expand(experiment)[0].located().model_dump() | {"method": {"kind": "base"}, "arm": "model"}
     )
-    world = current_world()
     from lora_dist.pipeline.measure import measure_run  # imports the stack, which takes 10 s
     from lora_dist.pipeline.preflight import Preflight
 
     show = progress or silent
     with tempfile.TemporaryDirectory(prefix="lora_dist-") as name:
         folder = ExperimentFolder(Path(name))
-        preflight = Preflight(folder.tokens, world, show)
+        preflight = Preflight(folder.tokens, World(), show)
         preflight.check([run])
         tokens = preflight.save()[0]
         run_folder = folder.run(run.id)
         run_folder.create(run.model_dump(mode="json"))
         tokenizer = preflight.tokenizer_of(run)
-        return measure_run(run, run_folder, tokens, tokenizer, world, show, seconds_before=0.0, adapter=adapter)
+        return measure_run(run, run_folder, tokens, tokenizer, Team(), show, seconds_before=0.0, adapter=adapter)

@@ -1,4 +1,4 @@
-"""train: one run with all its stages, in this process, to its record."""
+"""train: one run with all its stages, in this process (one of several ranks, under a launcher), to its record."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from lora_dist.config.expansion import expand
 from lora_dist.config.experiment import Experiment, Run
 from lora_dist.config.problems import nearest
 from lora_dist.errors import ConfigError
-from lora_dist.store.folders import RunFolder
+from lora_dist.store.folders import ExperimentFolder, RunFolder
 from lora_dist.store.heartbeat import Heartbeat
 from lora_dist.store.record import Record
 from lora_dist.verbs.folders import claimed, folder_of, make_run_folders
-from lora_dist.world import current_world
+from lora_dist.world import Team, World, current_world
 
 Progress = Callable[[str, int, int, str], None]
 
@@ -36,34 +36,46 @@ def only_run(experiment: Experiment, arm: str | None = None) -> Run:
     return runs[0]
 
 
-def train(experiment: Experiment, *, arm: str | None = None, progress: Progress | None = None) -> Record:
+def train(experiment: Experiment, *, arm: str | None = None, progress: Progress | None = None) -> Record | None:
     """Run every stage of a single-run experiment (or of one arm) and return its record.
 
-    A finished run is not repeated; a stopped one goes on from its newest checkpoint.
+    A finished run is not repeated; a stopped one goes on from its newest checkpoint. Under `accelerate launch` or
+    torchrun every rank calls this; rank 0 prepares, reports the progress and writes, and only it surely has the record.
 
     Args:
         progress: called with stage, done, total and a text as the run goes on.
     Raises:
+        Interrupted: a signal came; what there was to save is saved.
         UserError: something the user can mend.
         Held: another process has the run.
     """
     run = only_run(experiment, arm)
-    folder = folder_of(experiment)
-    finished = folder.run(run.id).read_record()
-    if finished is not None:
-        return finished
     world = current_world()
-    from lora_dist.pipeline.preflight import Preflight  # imports the stack, which takes 10 s
-    from lora_dist.pipeline.worker import work
+    folder = folder_of(experiment)
+    if world.size == 1 and (finished := folder.run(run.id).read_record()) is not None:
+        return finished
+    from lora_dist.pipeline.worker import work  # imports the stack, which takes 10 s
 
+    team = Team.join(world)
+    finished = team.first_does(folder.run(run.id).read_record)
+    if finished is not None:
+        team.leave()
+        return finished
     show = progress or silent
+    team.first_does(lambda: _prepare(experiment, run, folder, world, show))
+    run_folder = folder.run(run.id)
+    return work(run_folder.path, team, _both(run_folder, show) if world.is_first else silent)
+
+
+def _prepare(experiment: Experiment, run: Run, folder: ExperimentFolder, world: World, show: Progress) -> None:
+    """Check the run, and make its folder and its tokens."""
+    from lora_dist.pipeline.preflight import Preflight
+
     preflight = Preflight(folder.tokens, world, show)
     with claimed(folder):
         preflight.check([run])
         make_run_folders(experiment, [run], folder)
         preflight.save()
-    run_folder = folder.run(run.id)
-    return work(run_folder.path, world, _both(run_folder, show))
 
 
 def _both(folder: RunFolder, show: Progress) -> Progress:

@@ -1,0 +1,95 @@
+"""From the trained model, wherever its weights are, to `model/` on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+from trl import SFTTrainer
+
+from lora_dist.config.experiment import Run
+from lora_dist.models.adapters import ADAPTER_KINDS, check_saved_adapter
+from lora_dist.models.device import dtype_of
+from lora_dist.store.atomic import whole_folder
+from lora_dist.training.checkpoints import write_errors
+from lora_dist.world import Team
+
+
+def save_model(
+    trainer: SFTTrainer,
+    run: Run,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    team: Team,
+) -> None:
+    """Write `model/` whole. Trained weights go back to the precision in which the arms are compared.
+
+    Under ZeRO every rank holds a share of the float32 weights that the optimizer steps on: they are brought together
+    here, so that an adapter is saved in float32 under every stage.
+
+    Raises:
+        StorageError: the disk is full.
+        LoraDistError: the saved adapter is empty, or is the untrained one.
+    """
+    adapted = run.method.kind in ADAPTER_KINDS
+    weights = _together(trainer, team, adapters_only=adapted) if team.world.strategy.startswith("zero") else None
+    if not adapted:
+        dtype = dtype_of(run.model, device)
+        if weights is None:
+            trainer.model.to(dtype)
+        else:
+            weights = {name: weight.to(dtype) for name, weight in weights.items()}
+    team.first_does(lambda: _write(trainer.model, weights, folder, tokenizer, adapted=adapted))
+
+
+def _write(
+    model: nn.Module,
+    weights: dict[str, Tensor] | None,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    adapted: bool,
+) -> None:
+    with write_errors(folder), whole_folder(folder) as aside:
+        model.save_pretrained(aside, state_dict=weights)
+        tokenizer.save_pretrained(aside)
+        if adapted:
+            check_saved_adapter(aside)
+
+
+def _together(trainer: SFTTrainer, team: Team, *, adapters_only: bool) -> dict[str, Tensor]:
+    """The weights under their names, whole, on the CPU of rank 0 (the others take part and keep nothing)."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    weights: dict[str, Tensor] = {}
+    for name, weight in trainer.model.named_parameters():
+        if weight.requires_grad:
+            whole = safe_get_full_fp32_param(weight)
+        elif adapters_only:
+            continue
+        else:
+            with _gathered(weight):
+                whole = weight.detach().clone()
+        if team.world.is_first:
+            weights[name] = whole.cpu()
+    if not adapters_only and team.world.is_first:
+        parameters = {name for name, _ in trainer.model.named_parameters(remove_duplicate=False)}
+        weights |= {name: value for name, value in trainer.model.state_dict().items() if name not in parameters}
+    return weights
+
+
+@contextlib.contextmanager
+def _gathered(weight: nn.Parameter) -> Iterator[None]:
+    """A frozen weight of ZeRO-3 is whole inside the block; under the other stages it always is."""
+    if not hasattr(weight, "ds_id"):
+        yield
+        return
+    from deepspeed.runtime.zero import GatheredParameters
+
+    with GatheredParameters([weight]):
+        yield

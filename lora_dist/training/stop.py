@@ -1,0 +1,96 @@
+"""The stop flag: a signal to any rank ends the run at the next step boundary, with everything saved.
+
+SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 only set a flag, because a collective save inside a handler of one rank would wait
+for the others for ever. The ranks compare their flags where they are together anyway: after each optimizer step, and
+after each batch of an evaluation.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from lora_dist.errors import Interrupted
+from lora_dist.world import Team
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+ONE_STOP_S = 0.5
+"""Signals within this time are one: a terminal and a launcher both pass the same Ctrl-C on."""
+NOTHING_LOST = "stopped by a signal; the same command resumes"
+SAVED = "stopped by a signal after saving; the same command resumes"
+
+
+class StopFlag:
+    """Whether this process has been asked to stop."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._is_ending = False
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a signal has come."""
+        return self._since is not None
+
+    def check(self) -> None:
+        """Leave, where this process is alone with its work.
+
+        Raises:
+            Interrupted: a signal has come.
+        """
+        if self.is_set:
+            raise Interrupted(NOTHING_LOST)
+
+    def check_together(self, team: Team) -> None:
+        """Leave together with all ranks when any of them has had a signal. Every rank has to call this.
+
+        Raises:
+            Interrupted: a signal has come to one of them.
+        """
+        if team.highest(self.is_set):
+            raise Interrupted(NOTHING_LOST)
+
+    def end(self) -> None:
+        """From here on signals are ignored: what there is to save is saved, and the process is about to leave."""
+        self._is_ending = True
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals while the block runs (in the main thread; elsewhere Python hears none)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._heard) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)  # None: one that was not installed from Python
+
+    def _heard(self, number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+        elif now - self._since > ONE_STOP_S and not self._is_ending:  # asked a second time: at once
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+
+class StopTogether(TrainerCallback):
+    """After each step: when a rank has been asked to stop, all save and leave the training there."""
+
+    def __init__(self, flag: StopFlag, team: Team) -> None:
+        self.flag, self.team = flag, team
+        self.has_stopped = False
+
+    def on_step_end(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """Called by transformers; the last step needs no checkpoint, since `model/` follows at once."""
+        if self.team.highest(self.flag.is_set) and state.global_step < state.max_steps:
+            control.should_save = control.should_training_stop = self.has_stopped = True
