@@ -150,7 +150,7 @@ def train_here(run_folder: Path, out: Path) -> None:
     from lora_dist.pipeline.worker import work
     from lora_dist.store.folders import RunFolder
     from lora_dist.store.heartbeat import Heartbeat
-    from lora_dist.world import World
+    from lora_dist.world import Team
 
     folder = RunFolder(run_folder)
     heartbeat, ends = Heartbeat(folder.heartbeat), {}
@@ -160,7 +160,7 @@ def train_here(run_folder: Path, out: Path) -> None:
         if stage == "train" and done:
             ends[done] = time.perf_counter(), time.process_time()
 
-    work(folder.path, World(), progress)
+    work(folder.path, Team(), progress)
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     result = {
         "ends": [ends[line["step"]] for line in lines],

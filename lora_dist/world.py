@@ -130,6 +130,7 @@ class Team:
         """
         if world.size == 1:
             return cls(world)
+        die_with_parent()
         import torch
         from torch import distributed
 

@@ -185,7 +185,7 @@ CONFIG = [
     light("unknown arm", "train quickstart --arm laro", "--arm", "lora"),
     light("an arm where there is none", "train small.yaml --arm lora", "--arm", "leave it out"),
     light("several runs", "train quickstart", "arms", "--arm"),
-    light("several ranks to train", "train small.yaml", "WORLD_SIZE", "without a launcher", env={"WORLD_SIZE": "2"}),
+    light("ranks that cannot meet", "train small.yaml", "MASTER_ADDR", "accelerate launch", env={"WORLD_SIZE": "2"}),
     light("several ranks at once", "compare small.yaml", "WORLD_SIZE", "without a launcher", env={"WORLD_SIZE": "2"}),
     light("ranks of nonsense", "train small.yaml", "WORLD_SIZE", "unset WORLD_SIZE", env={"WORLD_SIZE": "two"}),
     light("twin points", "compare small.yaml 'arms={a: {grid: {method.rank: [4, 4]}}}'", "arms.a", "remove"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lora_dist.config.sections import TrainSection
 from lora_dist.errors import ConfigError
 from lora_dist.planning.batches import plan_batches, plan_steps
-from lora_dist.world import World, current_world
+from lora_dist.world import World, current_world, refuse_ranks, without_launcher
 
 
 @given(st.integers(1, 4096), st.integers(1, 64))
@@ -41,7 +41,21 @@ def test_steps_round_up_and_max_steps_wins():
     assert plan_steps(TrainSection(global_batch_size=8, epochs=2, max_steps=3), 17).steps == 3
 
 
-def test_several_ranks_are_refused_and_not_trained_wrongly():
-    assert current_world({}) == World(0, 1, 0)
-    with pytest.raises(ConfigError, match="2 ranks"):
-        current_world({"WORLD_SIZE": "2", "RANK": "1"})
+def test_the_world_is_what_the_launcher_announced(tmp_path):
+    assert current_world({}) == World(0, 1, 0, "plain")
+    ranks = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+    assert current_world(ranks) == World(1, 2, 1, "ddp")
+    assert current_world(ranks | {"ACCELERATE_USE_FSDP": "true"}).strategy == "fsdp"
+    file = tmp_path / "zero.json"
+    file.write_text('{"zero_optimization": {"stage": 3}}')
+    zero = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(file)}
+    assert current_world(ranks | zero).strategy == "zero3"
+    with pytest.raises(ConfigError, match="is no DeepSpeed config"):
+        current_world(ranks | zero | {"ACCELERATE_DEEPSPEED_CONFIG_FILE": "nowhere.json"})
+    with pytest.raises(ConfigError, match="starts its own"):
+        refuse_ranks(ranks)
+
+
+def test_a_child_on_its_own_knows_nothing_of_the_launcher():
+    launched = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1", "ACCELERATE_USE_DEEPSPEED": "true", "PATH": "/bin"}
+    assert without_launcher(launched) == {"PATH": "/bin"}

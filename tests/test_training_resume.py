@@ -11,7 +11,7 @@ from training_cases import one_thread as one_thread
 from training_cases import prepare
 
 from lora_dist.errors import ConfigError
-from lora_dist.training.checkpoints import find_resume, seal, sealed
+from lora_dist.training.checkpoints import Makers, find_resume, seal, sealed
 
 # 43 rows make 6 steps of 8 an epoch: a run that stops after step 5 goes on from step 4, in the midst of the first.
 TRAIN = {"max_steps": 9, "global_batch_size": 8, "micro_batch_size": 4, "checkpoint_steps": 2, "keep_checkpoints": 2}
@@ -148,8 +148,13 @@ def stopped(tmp_path, tiny_model, problem_files):
     return case
 
 
+def makers_of(case):
+    return Makers(case.folder.id, 1, "plain")
+
+
 def resume_of(case, world_size=1):
-    return find_resume(case.folder.checkpoints, run_id=case.folder.id, world_size=world_size)
+    strategy = "plain" if world_size == 1 else "zero2"
+    return find_resume(case.folder.checkpoints, makers=Makers(case.folder.id, world_size, strategy))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -202,7 +207,7 @@ def test_a_damaged_later_checkpoint_does_not_count_as_kept(stopped):
     folder = stopped.folder.checkpoints
     empty(folder / "step-4" / "optimizer.pt")
     shutil.copytree(folder / "step-2", folder / "checkpoint-3")
-    seal(folder, 3, run_id=stopped.folder.id, world_size=1, keep=1)
+    seal(folder, 3, makers=makers_of(stopped), keep=1)
     assert [path.name for path in sealed(folder)] == ["step-3"]
     assert resume_of(stopped).step == 3
 
@@ -212,12 +217,12 @@ def test_a_checkpoint_says_whose_it_is(stopped):
     assert (manifest["step"], manifest["run"], manifest["world_size"]) == (4, stopped.folder.id, 1)
     newer = max(path.stat().st_mtime_ns for path in (stopped.folder.checkpoints / "step-4").iterdir())
     assert (stopped.folder.checkpoints / "step-4" / "manifest.json").stat().st_mtime_ns == newer
-    foreign = find_resume(stopped.folder.checkpoints, run_id="lora-00000000", world_size=1)
+    foreign = find_resume(stopped.folder.checkpoints, makers=Makers("lora-00000000", 1, "plain"))
     assert foreign.step == 0
     assert foreign.skipped[0] == f"step-4: it belongs to run {stopped.folder.id}"
 
 
 def test_another_number_of_ranks_is_refused_and_nothing_is_lost(stopped):
-    with pytest.raises(ConfigError, match=r"step-4: was saved by 1 ranks, and this is a run of 2; start it with 1"):
+    with pytest.raises(ConfigError, match=r"was saved by 1 rank, and this is a run of 2 ranks \(zero2\); start it with 1 rank"):
         resume_of(stopped, world_size=2)
     assert stopped.checkpoints == ["step-2", "step-4"]

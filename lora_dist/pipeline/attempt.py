@@ -78,4 +78,4 @@ def _end_of(error: BaseException | None) -> tuple[str, str, dict[str, Any]]:
         return "failed", str(error), {}
     said = traceback.format_exception_only(error)[-1].strip()
     lost = any(sign in said for sign in ("Connection closed by peer", "Connection reset by peer", "gloo/transport"))
-    return "failed", f"another rank was lost ({said[:300]})" if lost else said, {}
+    return "failed", "another rank was lost (killed, or out of memory); see the log" if lost else said, {}

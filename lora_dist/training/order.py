@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from datasets import Dataset, concatenate_datasets
@@ -18,20 +18,19 @@ class EpochOrder(Sampler[int]):
 
     accelerate deals batches to the ranks in turn, so a step's batches on N ranks are those that one rank would
     accumulate. (The permutation is that of accelerate's SeedableRandomSampler: that of a bare script.)
+
+    It asks for the epoch itself: accelerate's `set_epoch` does not reach the sampler of a rank that resumes within an
+    epoch (1.15: three samplers deep there), and the rank would see the first epoch's order again.
     """
 
-    def __init__(self, rows: int, fillers: int, seed: int) -> None:
-        self.rows, self.fillers, self.seed, self.epoch = rows, fillers, seed, 0
+    def __init__(self, rows: int, fillers: int, seed: int, epoch: Callable[[], int]) -> None:
+        self.rows, self.fillers, self.seed, self.epoch = rows, fillers, seed, epoch
 
     def __len__(self) -> int:
         return self.rows + self.fillers
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate's data loader at the start of an epoch."""
-        self.epoch = epoch
-
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        generator = torch.Generator().manual_seed(self.seed + self.epoch())
         yield from torch.randperm(self.rows, generator=generator).tolist()
         yield from range(self.rows, self.rows + self.fillers)
 

@@ -67,7 +67,10 @@ class _Trainer(SFTTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
         rows = len(train_dataset if train_dataset is not None else self.train_dataset)
-        return EpochOrder(rows - self.fillers, self.fillers, self.args.data_seed)
+        step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.team.world.size
+        return EpochOrder(
+            rows - self.fillers, self.fillers, self.args.data_seed, lambda: self.state.global_step // -(-rows // step)
+        )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(self.args.output_dir)
