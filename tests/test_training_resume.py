@@ -223,6 +223,6 @@ def test_a_checkpoint_says_whose_it_is(stopped):
 
 
 def test_another_number_of_ranks_is_refused_and_nothing_is_lost(stopped):
-    with pytest.raises(ConfigError, match=r"was saved by 1 rank, and this is a run of 2 ranks \(zero2\); start it with 1 rank"):
+    with pytest.raises(ConfigError, match=r"by 1 rank, and this is a run of 2 ranks \(zero2\); start it with 1 rank"):
         resume_of(stopped, world_size=2)
     assert stopped.checkpoints == ["step-2", "step-4"]

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from training_cases import ALONE, prepare
 from training_cases import one_thread as one_thread
-from training_cases import prepare
 from transformers import AutoModelForCausalLM
 
 from lora_dist.errors import Refused
@@ -100,7 +100,7 @@ def packed_trainer(run):
         folder=run.folder.checkpoints, device=CPU, max_length=run.tokens.facts.max_length,
     )  # fmt: skip
     assert config.packing_strategy == "bfd", "wrapped lets rows attend across their borders"
-    return make_trainer(run.run, config, rows, run.tokenizer, CPU), rows
+    return make_trainer(run.run, config, rows, run.tokenizer, CPU, ALONE), rows
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -31,7 +31,7 @@ from lora_dist.planning.batches import BatchPlan, StepPlan, plan_batches, plan_s
 from lora_dist.store.atomic import make_folder, write_json
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.ledger import RESUMED, resumed_steps, write_event
-from lora_dist.store.record import TrainPart
+from lora_dist.store.record import ModelPart, TrainPart
 from lora_dist.training.arguments import precision_problems, sft_config
 from lora_dist.training.checkpoints import Makers, Resume, SealCheckpoints, check_space, filling, find_resume
 from lora_dist.training.metrics import StepMetrics, cut_back, figures_of
@@ -129,11 +129,19 @@ def train_run(
     if stopping.has_stopped:
         raise Interrupted(SAVED)
     memory = max(team.gather(peak_memory(device)), key=lambda peak: peak.bytes)
+    model_part = _describe(trainer, run)
     save_model(trainer, run, folder.model, tokenizer, device, team)
-    model_part = describe_model(run, trainer.model)
     train_part = _train_part(run, folder, batches, steps, memory, zero_stage_of(trainer)) if world.is_first else None
     team.first_does(lambda: write_json(folder.training, {"train": vars(train_part), "model": model_part.model_dump()}))
     _close(trainer)
+
+
+def _describe(trainer: _Trainer, run: Run) -> ModelPart:
+    """The model as it was trained. DeepSpeed holds what is trained in half precision, beside float32 copies of it."""
+    part = describe_model(run, trainer.model)
+    if zero_stage_of(trainer) and part.trainable_dtype != "float32":
+        return part.model_copy(update={"trainable_dtype": f"{part.trainable_dtype} with float32 masters"})
+    return part
 
 
 def _train_part(
