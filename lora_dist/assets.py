@@ -31,6 +31,35 @@ def recipe_path(name: str) -> Path:
     return PACKAGE / "recipes" / f"{name}.yaml"
 
 
+def shipped_folder(name: str) -> Path:
+    """The folder `launch` or `ds_configs`: at the top of a checkout, within the package where a wheel is installed."""
+    installed = PACKAGE / "_assets" / name
+    return installed if installed.is_dir() else PACKAGE.parent / name
+
+
+def launch_config_names() -> list[str]:
+    """The names of the shipped launch configs, sorted."""
+    return sorted(path.stem for path in shipped_folder("launch").glob("*.yaml"))
+
+
+def launch_config_path(name: str) -> Path:
+    """The launch config that a user means: the name of a shipped one, or the path of a YAML file.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    if name in launch_config_names():
+        return shipped_folder("launch") / f"{name}.yaml"
+    path = user_path(name)
+    if path.is_file():
+        return path
+    raise ConfigError(
+        key="launch.config",
+        problem=f"'{name}' is neither a shipped launch config nor a file",
+        fix=f"use auto, one of {', '.join(launch_config_names())}, or the path of an accelerate YAML",
+    )
+
+
 def user_path(text: str) -> Path:
     """The path that a user wrote, with `~` resolved; `~name` of somebody who is not there stays as it is."""
     try:
