@@ -82,7 +82,6 @@ def prepare(arguments: argparse.Namespace, work: Path) -> tuple[Path, dict[str, 
     from lora_dist.training.arguments import warmup_steps
     from lora_dist.verbs.folders import folder_of, make_run_folders
     from lora_dist.verbs.train import only_run
-    from lora_dist.world import World
 
     train = {
         "max_steps": arguments.steps, "global_batch_size": arguments.batch, "micro_batch_size": arguments.micro_batch,
@@ -101,7 +100,7 @@ def prepare(arguments: argparse.Namespace, work: Path) -> tuple[Path, dict[str, 
         "evaluate": {"splits": ["test"], "samples": 0, "bootstrap_samples": 100},
     })  # fmt: skip
     run, folder = only_run(experiment), folder_of(experiment)
-    preflight = Preflight(folder.tokens, World(), lambda *_: None)
+    preflight = Preflight(folder.tokens, lambda *_: None)
     preflight.check([run])
     make_run_folders(experiment, [run], folder)
     (tokens,) = preflight.save()

@@ -107,6 +107,9 @@ class Interrupted(LoraDistError):
 
     exit_code = 4
 
+    def __init__(self, message: str = "interrupted: what is finished is kept; the same command resumes") -> None:
+        super().__init__(message)
+
 
 class TrainingDiverged(LoraDistError):
     """The loss of a run became NaN or infinite."""

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
+from lora_dist.config.sections import Strategy
 from lora_dist.errors import ConfigError, LoraDistError, WorkerCrashed
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=2)  # how long ranks wait for one that tokenises, hashes a checkpoint or is measured
 _PR_SET_PDEATHSIG = 1
-Strategy = Literal["plain", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,12 @@ def without_launcher(variables: Mapping[str, str] = os.environ) -> dict[str, str
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK")
     prefixes = ("MASTER_", "ACCELERATE_", "TORCHELASTIC_", "FSDP_", "ROLE_")
     return {name: value for name, value in variables.items() if name not in names and not name.startswith(prefixes)}
+
+
+def visible_devices(variables: Mapping[str, str] = os.environ) -> list[str] | None:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves to this process, as it names them; None when it is not set."""
+    named = variables.get("CUDA_VISIBLE_DEVICES")
+    return None if named is None else [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
 
 
 def die_with_parent() -> None:

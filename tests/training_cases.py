@@ -25,7 +25,7 @@ from lora_dist.training.stop import StopFlag
 from lora_dist.training.trainer import train_run
 from lora_dist.verbs.folders import folder_of, make_run_folders
 from lora_dist.verbs.train import only_run
-from lora_dist.world import Team, World
+from lora_dist.world import Team
 
 ALONE = Team()
 
@@ -108,7 +108,7 @@ def prepare(output: Path, source: Path, files: dict[str, Path], *, model: Any = 
     experiment = Experiment.model_validate({**document, "output_dir": str(output)})
     run = only_run(experiment)
     folder = folder_of(experiment)
-    preflight = Preflight(folder.tokens, World(), silent)
+    preflight = Preflight(folder.tokens, silent)
     preflight.check([run])
     make_run_folders(experiment, [run], folder)
     (tokens,) = preflight.save()

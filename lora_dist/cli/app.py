@@ -26,7 +26,6 @@ from lora_dist.errors import Interrupted, LoraDistError, RunsFailed, UserError
 
 FIRST_SPEAKS_S = 1.0
 """A rank that repeats what rank 0 raised is silent, and waits: a launcher ends all ranks as soon as one has ended."""
-INTERRUPTED = "interrupted: what is finished is kept; the same command resumes"
 
 
 class Commands(typer.core.TyperGroup):
@@ -41,7 +40,7 @@ class Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise Interrupted(INTERRUPTED) from None
+            raise Interrupted from None
 
 
 app = typer.Typer(
@@ -72,11 +71,18 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An experiment's fol
 @app.command()
 def compare(
     words: Words = None,
-    launcher: Annotated[str | None, typer.Option(help="inline: one run after the other on this machine.")] = None,
+    launcher: Annotated[
+        str | None,
+        typer.Option(
+            help="inline: one run after the other. local: several at a time, over this machine's GPUs. accelerate: "
+            "each run on several ranks (launch.config=ddp, zero2, ...)."
+        ),
+    ] = None,
+    gpus_per_run: Annotated[int | None, typer.Option(help="With --launcher local: GPUs of each run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs, start nothing.")] = False,
 ) -> None:
     """Do every run of every arm, then show the comparison. The same command resumes."""
-    experiment = _experiment(words, launcher=launcher)
+    experiment = _experiment(words, launcher=launcher, gpus_per_run=gpus_per_run)
     if dry_run:
         from lora_dist.verbs.preview import preview
 
@@ -109,6 +115,14 @@ def train(
     folder = user_path(experiment.output_dir) / experiment.name
     print_comparison(do_report([folder]))
     finish({"record": folder / record.run_id / "record.json", "model": folder / record.run_id / "model"}, None)
+
+
+@app.command(hidden=True)
+def work(folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder.")]) -> None:
+    """Do what is missing of one run folder: what launchers start on every rank."""
+    from lora_dist.verbs.work import work_on
+
+    work_on(folder)
 
 
 @app.command()
@@ -205,7 +219,12 @@ def schema() -> None:
 
 
 def _experiment(
-    words: list[str] | None, *, launcher: str | None = None, model: str | None = None, data: str | None = None
+    words: list[str] | None,
+    *,
+    launcher: str | None = None,
+    gpus_per_run: int | None = None,
+    model: str | None = None,
+    data: str | None = None,
 ):
     """The experiment that a command line names: an optional source, then overrides; options win."""
     from lora_dist.config.loading import load_experiment
@@ -222,6 +241,8 @@ def _experiment(
         overrides = [f"data.path={json.dumps(value)}", *overrides]
     if launcher is not None:
         overrides = [*overrides, f"launch.launcher={launcher}"]
+    if gpus_per_run is not None:
+        overrides = [*overrides, f"launch.gpus_per_run={gpus_per_run}"]
     if source is None and not overrides:
         raise ConfigError(
             key="EXPERIMENT",
@@ -259,7 +280,7 @@ def main() -> None:
             _print_error(error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print_lines(INTERRUPTED)
+        print_lines(str(Interrupted()))
         sys.exit(Interrupted.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe has gone: nobody is left to be told

@@ -1,13 +1,23 @@
-"""Progress for a person: one bar for the run at hand, one line for each run that has ended."""
+"""Progress for a person: a bar for each run under way, and a line for each that has ended."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from lora_dist.cli.output import stderr
 from lora_dist.config.experiment import Run
@@ -17,8 +27,8 @@ from lora_dist.store.heartbeat import Beat
 from lora_dist.store.lock import Owner
 
 
-class _Bar:
-    """One rich bar that follows (stage, done, total, text)."""
+class _Bars:
+    """rich bars, one for each thing under way, that follow (stage, done, total, text)."""
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -32,8 +42,7 @@ class _Bar:
             transient=True,
             disable=not stderr.is_interactive,  # nothing could be redrawn; rich would leave an empty line
         )
-        self._task = None
-        self._stage = ""
+        self._tasks: dict[str, tuple[TaskID, str]] = {}
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -45,26 +54,25 @@ class _Bar:
         self._progress.stop()
 
     def show(self, title: str, stage: str, done: int, total: int, text: str) -> None:
-        """Move the bar; a new stage starts a new one, with its own clock."""
-        description = f"{title} {stage}".strip()
-        if self._task is None or description != self._stage:
-            self.clear()
-            self._task = self._progress.add_task(description, total=total or None, text=text)
-            self._stage = description
-        self._progress.update(self._task, completed=done, total=total or None, text=text)
+        """Move the bar of `title`; a new stage starts a new one, with its own clock."""
+        task, shown = self._tasks.get(title, (None, ""))
+        if task is None or stage != shown:
+            self.clear(title)
+            task = self._progress.add_task(f"{title} {stage}".strip(), total=total or None, text=text)
+            self._tasks[title] = task, stage
+        self._progress.update(task, completed=done, total=total or None, text=text)
 
-    def clear(self) -> None:
-        """Take the bar away."""
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-            self._task = None
+    def clear(self, title: str) -> None:
+        """Take a bar away."""
+        if title in self._tasks:
+            self._progress.remove_task(self._tasks.pop(title)[0])
 
     def line(self, text: str) -> None:
-        """A line that stays, above the bar."""
+        """A line that stays, above the bars."""
         self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class StageView(_Bar):
+class StageView(_Bars):
     """Progress of a single run in this process, for `train` and `evaluate --model`."""
 
     def __call__(self, stage: str, done: int, total: int, text: str) -> None:
@@ -81,13 +89,13 @@ def _steps_in_words(folder: RunFolder) -> str:
     return f": {plan['steps']} steps, {plan['arithmetic']}"
 
 
-class ProgressView(_Bar, Listener):
+class ProgressView(_Bars, Listener):
     """A `Listener` that draws."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._started = time.monotonic()
-        self._title = ""
+        self._started: dict[str, float] = {}
+        self._titles: dict[str, str] = {}
 
     def preparing(self, beat: Beat | None) -> None:
         """The checks before the first run."""
@@ -100,26 +108,40 @@ class ProgressView(_Bar, Listener):
         """Say that the run is done already."""
         self.line(f"  skipped    {run.label}: finished before, see {folder.record}")
 
-    def started(self, run: Run, folder: RunFolder, number: int, of: int) -> None:
+    def started(self, run: Run, folder: RunFolder, number: int, of: int, devices: str) -> None:
         """Start the run's clock."""
-        self._started = time.monotonic()
-        self._title = f"[{number}/{of}] {run.label}"
+        self.clear("")
+        self._started[run.id] = time.monotonic()
+        self._titles[run.id] = f"[{number}/{of}] {run.label}{f' on {devices}' if devices else ''}"
+
+    def launching(self, run: Run, command: Sequence[str]) -> None:
+        """Show the command, for whoever wants to run it by hand."""
+        self.line(f"  launching  {run.label}: {shlex.join(command)}")
+
+    def logged(self, run: Run, line: str) -> None:
+        """What the run's ranks print."""
+        self.line(f"  | {line}")
 
     def beat(self, run: Run, beat: Beat | None) -> None:
         """Move the bar."""
         if beat is None:
-            self.show(self._title, "starting", 0, 0, "")
+            self.show(self._titles[run.id], "starting", 0, 0, "")
         else:
-            self.show(self._title, beat.stage, beat.done, beat.total, beat.text)
+            self.show(self._titles[run.id], beat.stage, beat.done, beat.total, beat.text)
+
+    def stopping(self, run: Run) -> None:
+        """Say what is waited for."""
+        self.line(f"  stopping   {run.label}: it ends as soon as it has saved; a second signal ends it at once")
 
     def ended(self, run: Run, folder: RunFolder, outcome: str, message: str) -> None:
         """Say how the run ended."""
-        self.clear()
-        seconds = f"{time.monotonic() - self._started:.0f} s"
+        self.clear(self._titles.pop(run.id, ""))
+        since = self._started.pop(run.id, None)
+        seconds = "" if since is None else f"{time.monotonic() - since:.0f} s"
         if outcome == "completed":
             self.line(f"  completed  {run.label} in {seconds}{_steps_in_words(folder)}")
         else:
-            self.line(f"  {outcome:10} {run.label} after {seconds}")
+            self.line(f"  {outcome:10} {run.label}{f' after {seconds}' if seconds else ''}")
 
     def elsewhere(self, run: Run, owner: Owner | None) -> None:
         """Say who has the run."""

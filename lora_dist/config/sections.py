@@ -12,6 +12,8 @@ from pydantic_core import PydanticCustomError
 
 MethodKind = Literal["base", "lora", "qlora", "partial", "full"]
 Task = Literal["causal_lm", "instruction"]
+Strategy = Literal["plain", "ddp", "zero1", "zero2", "zero3", "fsdp"]
+"""How ranks share the training: not at all, by gradients (DDP), by a stage of DeepSpeed's ZeRO, by FSDP."""
 SPLITS = ("train", "validation", "test")
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lora_dist.config.experiment import Run
+from lora_dist.config.sections import Strategy
 from lora_dist.dispatch.children import TAKEN
 from lora_dist.errors import Interrupted, UserError
 from lora_dist.pipeline.preflight import Preflight
@@ -21,17 +25,28 @@ from lora_dist.world import Team, World
 log = logging.getLogger(__name__)
 
 
-def work_on(run_folder: str) -> None:
-    """Do what is missing of one run; its outcome is in its folder."""
+def work_on(run_folder: str, threads: int | None = None) -> None:
+    """Do what is missing of one run, with so many threads; its outcome is in its folder."""
+    if threads is not None:
+        torch.set_num_threads(threads)
     folder = RunFolder(Path(run_folder))
     work(folder.path, Team(), Heartbeat(folder.heartbeat))
 
 
-def check(runs: list[dict[str, Any]], tokens: str, answer: str, heartbeat: str) -> None:
+def launch(command: list[str]) -> None:
+    """Become a launcher. It dies with the nursery, as every child does."""
+    os.execv(command[0], command)  # noqa: S606 - built by dispatch.launch_config
+
+
+def check(
+    runs: list[dict[str, Any]], worlds: list[tuple[int, Strategy]], tokens: str, answer: str, heartbeat: str
+) -> None:
     """Check all runs and write the problems, if any, to the file `answer`; otherwise write the tokens."""
-    preflight = Preflight(Path(tokens), World(), Heartbeat(Path(heartbeat)))
+    preflight = Preflight(Path(tokens), Heartbeat(Path(heartbeat)))
     try:
-        preflight.check([Run.model_validate(run) for run in runs])
+        preflight.check(
+            [Run.model_validate(run) for run in runs], [World(0, size, 0, strategy) for size, strategy in worlds]
+        )
         preflight.save()
     except UserError as error:
         write_json(Path(answer), {"problems": [vars(problem) for problem in error.problems]})
@@ -39,7 +54,7 @@ def check(runs: list[dict[str, Any]], tokens: str, answer: str, heartbeat: str) 
     write_json(Path(answer), {"problems": []})
 
 
-ACTIONS: dict[str, Callable[..., None]] = {"work_on": work_on, "check": check}
+ACTIONS: dict[str, Callable[..., None]] = {"work_on": work_on, "launch": launch, "check": check}
 
 
 def perform(action: str, arguments: dict[str, Any]) -> int:

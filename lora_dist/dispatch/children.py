@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -67,21 +67,54 @@ class Nursery:
             process.stdout.close()
         self._stderr.close()
 
+    def start(
+        self, action: str, arguments: dict[str, Any], *, log: Path | None, environment: Mapping[str, str] | None = None
+    ) -> int:
+        """Perform `action` in a child; returns the number by which `poll` and `signal` know it.
+
+        Args:
+            environment: variables that are set in the child, before it opens a device.
+        Raises:
+            WorkerCrashed: the nursery itself died.
+        """
+        self._start()
+        number = next(self._ids)
+        request = {"id": number, "action": action, "arguments": arguments, "log": str(log) if log else None}
+        self._tell(request | {"environment": dict(environment or {})})
+        return number
+
+    def signal(self, number: int, what: signal.Signals) -> None:
+        """Send a signal to a child; one that has ended hears nothing."""
+        self._tell({"id": number, "signal": int(what)})
+
+    def poll(self, seconds: float = TICK_S) -> list[tuple[int, Ended]]:
+        """The children that have ended, waiting up to `seconds` for one.
+
+        Raises:
+            WorkerCrashed: the nursery itself died.
+        """
+        ended = []
+        for event in self._events(seconds):
+            if event["event"] == "ready":
+                self._is_ready = True
+            else:
+                ended.append((event["id"], Ended(event["code"], event["signal"])))
+        return ended
+
     def run(self, action: str, arguments: dict[str, Any], *, log: Path | None, tick: Tick) -> Ended:
         """Perform `action` in a child and wait for its end, calling `tick` about every 0.1 s.
 
         Raises:
             WorkerCrashed: the nursery itself died.
         """
-        self._start(tick)
-        number = next(self._ids)
-        request = {"id": number, "action": action, "arguments": arguments, "log": str(log) if log else None}
-        self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        self._process.stdin.flush()
-        event = self._wait(lambda event: event.get("id") == number, tick)
-        return Ended(event["code"], event["signal"])
+        number = self.start(action, arguments, log=log)
+        while True:
+            tick()
+            for ended_number, ended in self.poll():
+                if ended_number == number:
+                    return ended
 
-    def _start(self, tick: Tick) -> None:
+    def _start(self) -> None:
         if self._process is not None:
             return
         self._process = subprocess.Popen(
@@ -91,22 +124,27 @@ class Nursery:
             stderr=self._stderr,
             # Asking NVML whether there is a GPU leaves CUDA untouched, so that children may use it after a fork.
             env={**os.environ, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
+            start_new_session=True,  # a terminal's Ctrl-C is for this process to hear, and to pass on once
         )
-        self._wait(lambda event: event["event"] == "ready", tick)
-        self._is_ready = True
 
-    def _wait(self, wanted: Callable[[dict[str, Any]], bool], tick: Tick) -> dict[str, Any]:
+    def _tell(self, request: dict[str, Any]) -> None:
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._died() from None
+
+    def _events(self, seconds: float) -> list[dict[str, Any]]:
         answers = self._process.stdout.fileno()
-        while True:
-            tick()
-            if not select.select([answers], [], [], TICK_S)[0]:
-                continue
-            data = os.read(answers, 65536)
-            if not data:
-                self._stderr.seek(0)
-                said = self._stderr.read().decode(errors="replace").strip()
-                raise WorkerCrashed(f"the process that starts runs died: {said[-2000:] or 'it said nothing'}")
-            *lines, self._unread = (self._unread + data).split(b"\n")
-            for event in map(json.loads, lines):
-                if wanted(event):
-                    return event
+        if not select.select([answers], [], [], seconds)[0]:
+            return []
+        data = os.read(answers, 65536)
+        if not data:
+            raise self._died()
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def _died(self) -> WorkerCrashed:
+        self._stderr.seek(0)
+        said = self._stderr.read().decode(errors="replace").strip()
+        return WorkerCrashed(f"the process that starts runs died: {said[-2000:] or 'it said nothing'}")

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from lora_dist.assets import shipped_folder
+from lora_dist.config.sections import Strategy
 from lora_dist.errors import ConfigError
 from lora_dist.store.atomic import make_folder, write_text
-from lora_dist.world import Strategy
 
 _ZERO: dict[int, Strategy] = {1: "zero1", 2: "zero2", 3: "zero3"}
 

@@ -3,7 +3,8 @@
 It computes nothing itself, so its children start from a clean state: no threads, no CUDA context. It reads one JSON
 request per line and answers one line per event:
 
-    in   {"id": 1, "action": "work_on", "arguments": {...}, "log": "/path" or null}
+    in   {"id": 1, "action": "work_on", "arguments": {...}, "log": "/path" or null, "environment": {...}}
+    in   {"id": 1, "signal": 15}
     out  {"event": "ready"}   {"event": "ended", "id": 1, "code": 0, "signal": null}
 
 When its input closes, which is what happens when the process that started it dies in whatever way, it kills its
@@ -13,7 +14,6 @@ children and leaves: no run goes on unseen, and no lock stays held.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import select
@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_dist.dispatch.preload import preload
+from lora_dist.world import die_with_parent
 
 POLL_S = 0.05
-_PR_SET_PDEATHSIG = 1
 
 
 def serve(requests: int, answers: int) -> None:
@@ -44,14 +44,23 @@ def serve(requests: int, answers: int) -> None:
                     return
                 *lines, waiting = (waiting + data).split(b"\n")
                 for line in lines:
-                    request = json.loads(line)
-                    children[_fork(request, (requests, answers))] = request["id"]
+                    _take(json.loads(line), children, (requests, answers))
             for pid, code, killed_by in _ended(children):
                 _tell(answers, {"event": "ended", "id": children.pop(pid), "code": code, "signal": killed_by})
     finally:
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def _take(request: dict[str, Any], children: dict[int, int], close: tuple[int, int]) -> None:
+    """Start a child, or signal one: only who reaps the children knows that a pid is still theirs."""
+    if "signal" not in request:
+        children[_fork(request, close)] = request["id"]
+        return
+    for pid, number in children.items():
+        if number == request["id"]:
+            os.kill(pid, request["signal"])
 
 
 def _fork(request: dict[str, Any], close: tuple[int, int]) -> int:
@@ -64,8 +73,11 @@ def _fork(request: dict[str, Any], close: tuple[int, int]) -> int:
     try:  # never return into the server's loop
         for handle in close:
             os.close(handle)
-        _die_with(parent)
+        die_with_parent()
+        if os.getppid() != parent:  # it died before it could be asked
+            os._exit(1)
         _redirect(request["log"])
+        os.environ.update(request["environment"])
         from lora_dist.dispatch.actions import perform  # in sys.modules already, unless there is a GPU
 
         code = perform(request["action"], request["arguments"])
@@ -83,14 +95,6 @@ def _redirect(log: str | None) -> None:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
-
-
-def _die_with(parent: int) -> None:
-    """Have Linux kill this process when the nursery dies without being able to."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def _ended(children: dict[int, int]) -> list[tuple[int, int | None, int | None]]:

@@ -46,7 +46,7 @@ def measure_alone(folder: RunFolder, stop: StopFlag, *, seconds_before: float, d
             child.kill()
             child.wait()
         if child.returncode == Interrupted.exit_code:
-            raise Interrupted("stopped by a signal while it was measured; the same command resumes")
+            raise Interrupted
         if answer.exists():
             problems = json.loads(answer.read_text(encoding="utf-8"))["problems"]
             raise Refused(Problem(**problem) for problem in problems)

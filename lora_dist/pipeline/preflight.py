@@ -18,6 +18,7 @@ from lora_dist.models.loading import context_length, empty_model, load_tokenizer
 from lora_dist.models.methods import method_problems
 from lora_dist.models.weights import check_weights
 from lora_dist.planning.batches import plan_batches
+from lora_dist.planning.strategies import strategy_problems
 from lora_dist.training.arguments import precision_problems
 from lora_dist.training.extra import extra_problems
 from lora_dist.world import World
@@ -31,20 +32,25 @@ class Preflight:
     Nothing is written before `save`: an experiment that is refused leaves nothing behind.
     """
 
-    def __init__(self, tokens_folder: Path, world: World, progress: Progress) -> None:
-        self.tokens_folder, self.world, self.progress = tokens_folder, world, progress
+    def __init__(self, tokens_folder: Path, progress: Progress) -> None:
+        self.tokens_folder, self.progress = tokens_folder, progress
         self._models: dict[str, tuple[PreTrainedTokenizerBase, PreTrainedModel]] = {}
         self._data: dict[tuple[str, str], TokenisedData | TokenSet] = {}
         self._failed: dict[str, tuple[Problem, ...]] = {}
 
-    def check(self, runs: list[Run]) -> None:
-        """Check every run.
+    def check(self, runs: list[Run], worlds: list[World] | None = None) -> None:
+        """Check every run, each in the world that it will have (one rank, unless given).
 
         Raises:
             Refused: something the user can mend is wrong with some of them.
         """
         quiet_transformers()
-        raise_together(_placed(problem, run, runs) for run in runs for problem in self._problems(run))
+        worlds = worlds or [World()] * len(runs)
+        raise_together(
+            _placed(problem, run, runs)
+            for run, world in zip(runs, worlds, strict=True)
+            for problem in self._problems(run, world)
+        )
 
     def save(self) -> list[TokenSet]:
         """Write the tokens that are not on the disk yet; all token sets, in the order in which runs asked for them.
@@ -60,13 +66,14 @@ class Preflight:
         """The tokenizer that was opened for a run that has been checked."""
         return self._models[run.model.model_dump_json()][0]
 
-    def _problems(self, run: Run) -> Iterator[Problem]:
+    def _problems(self, run: Run, world: World) -> Iterator[Problem]:
         try:
-            plan_batches(run.train, self.world.size)
+            plan_batches(run.train, world.size)
         except UserError as error:
             yield from error.problems
+        yield from strategy_problems(run.method.kind, world.strategy)
         yield from extra_problems(run)
-        yield from precision_problems(run, device_of(self.world))
+        yield from precision_problems(run, device_of(world))
         opened = yield from self._once(f"model {run.model!r}", lambda: self._open(run))
         if opened is None:
             return

@@ -7,7 +7,7 @@ from lora_dist.store.heartbeat import read_beat
 from lora_dist.store.ledger import ENDED, write_event
 
 LOST = "lost"
-STOPPED = "stopped from the keyboard; its newest checkpoint is kept"
+STOPPED = "stopped before it could save; its newest checkpoint is kept"
 FINISHED = "done"
 """The stage of the last beat of an attempt that came to its end."""
 

@@ -15,22 +15,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
 from lora_dist.errors import Interrupted
 from lora_dist.world import Team
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 ONE_STOP_S = 0.5
 """Signals within this time are one: a terminal and a launcher both pass the same Ctrl-C on."""
-NOTHING_LOST = "stopped by a signal; the same command resumes"
-SAVED = "stopped by a signal after saving; the same command resumes"
 
 
 class StopFlag:
-    """Whether this process has been asked to stop."""
+    """Whether this process has been asked to stop.
 
-    def __init__(self) -> None:
+    Args:
+        dies_when_asked_again: a second signal ends the process at once; otherwise `is_urgent` says that it came.
+    """
+
+    def __init__(self, *, dies_when_asked_again: bool = True) -> None:
+        self.is_urgent = False
+        self._dies = dies_when_asked_again
         self._since: float | None = None
         self._is_ending = False
 
@@ -46,7 +48,7 @@ class StopFlag:
             Interrupted: a signal has come.
         """
         if self.is_set:
-            raise Interrupted(NOTHING_LOST)
+            raise Interrupted
 
     def check_together(self, team: Team) -> None:
         """Leave together with all ranks when any of them has had a signal. Every rank has to call this.
@@ -55,7 +57,7 @@ class StopFlag:
             Interrupted: a signal has come to one of them.
         """
         if team.highest(self.is_set):
-            raise Interrupted(NOTHING_LOST)
+            raise Interrupted
 
     def end(self) -> None:
         """From here on signals are ignored: what there is to save is saved, and the process is about to leave."""
@@ -78,19 +80,8 @@ class StopFlag:
         now = time.monotonic()
         if self._since is None:
             self._since = now
-        elif now - self._since > ONE_STOP_S and not self._is_ending:  # asked a second time: at once
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-
-class StopTogether(TrainerCallback):
-    """After each step: when a rank has been asked to stop, all save and leave the training there."""
-
-    def __init__(self, flag: StopFlag, team: Team) -> None:
-        self.flag, self.team = flag, team
-        self.has_stopped = False
-
-    def on_step_end(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """Called by transformers; the last step needs no checkpoint, since `model/` follows at once."""
-        if self.team.highest(self.flag.is_set) and state.global_step < state.max_steps:
-            control.should_save = control.should_training_stop = self.has_stopped = True
+        elif now - self._since > ONE_STOP_S and not self._is_ending:
+            self.is_urgent = True
+            if self._dies:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)

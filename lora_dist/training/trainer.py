@@ -32,12 +32,13 @@ from lora_dist.store.atomic import make_folder, write_json
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.ledger import RESUMED, resumed_steps, write_event
 from lora_dist.store.record import ModelPart, TrainPart
+from lora_dist.training.agreement import StopTogether
 from lora_dist.training.arguments import precision_problems, sft_config
 from lora_dist.training.checkpoints import Makers, Resume, SealCheckpoints, check_space, filling, find_resume
 from lora_dist.training.metrics import StepMetrics, cut_back, figures_of
 from lora_dist.training.order import FILLER_TOKENS, EpochOrder, fillers_for, with_fillers
 from lora_dist.training.saving import save_model
-from lora_dist.training.stop import SAVED, StopFlag, StopTogether
+from lora_dist.training.stop import StopFlag
 from lora_dist.world import Team, World
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ def train_run(
     reset_peak_memory(device)
     trainer.train(resume_from_checkpoint=str(resume.folder) if resume.folder else None)
     if stopping.has_stopped:
-        raise Interrupted(SAVED)
+        raise Interrupted("interrupted after saving a checkpoint; the same command resumes")
     memory = max(team.gather(peak_memory(device)), key=lambda peak: peak.bytes)
     model_part = _describe(trainer, run)
     save_model(trainer, run, folder.model, tokenizer, device, team)

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from lora_dist.config.expansion import expand
 from lora_dist.config.experiment import Experiment, Run
+from lora_dist.dispatch.checks import check_runs
 from lora_dist.dispatch.children import Nursery
 from lora_dist.dispatch.events import Listener
-from lora_dist.dispatch.inline import check_runs, run_all
+from lora_dist.dispatch.launchers import launcher_of
+from lora_dist.dispatch.queue import Queue
 from lora_dist.reporting.write import Report, write_report
 from lora_dist.store.folders import ExperimentFolder
 from lora_dist.store.record import Record
+from lora_dist.training.stop import StopFlag
 from lora_dist.verbs.folders import claimed, folder_of, make_run_folders, unfinished
 
 
@@ -42,6 +45,7 @@ def compare(experiment: Experiment, *, listener: Listener | None = None) -> Comp
     A run that fails does not stop the others; it is in `failures`.
 
     Raises:
+        Interrupted: a signal came; what was running has saved, and the same call resumes.
         Refused: something the user can mend is wrong; nothing has been started then.
         StorageError: the experiment's folder cannot be used, or a record in it is corrupt.
     """
@@ -50,11 +54,12 @@ def compare(experiment: Experiment, *, listener: Listener | None = None) -> Comp
     folder = folder_of(experiment)
     missing = unfinished(runs, folder)
     if missing:
-        with Nursery() as nursery:
+        launcher, stop = launcher_of(experiment.launch, missing), StopFlag(dies_when_asked_again=False)
+        with stop.listening(), Nursery() as nursery:
             with claimed(folder):
-                check_runs(nursery, missing, folder, listener)
+                check_runs(nursery, missing, launcher.worlds, folder, listener, stop)
                 make_run_folders(experiment, runs, folder)
-            run_all(nursery, runs, folder, listener)
+            Queue(nursery, runs, folder, launcher.slots, listener, stop).work()
     else:
         make_run_folders(experiment, runs, folder)
         for run in runs:

@@ -7,19 +7,22 @@ from pathlib import Path
 
 from lora_dist.config.expansion import expand
 from lora_dist.config.experiment import Experiment, Run
+from lora_dist.dispatch.checks import check_runs
 from lora_dist.dispatch.children import Nursery
 from lora_dist.dispatch.events import Listener
-from lora_dist.dispatch.inline import check_runs, run_all
+from lora_dist.dispatch.launchers import inline
+from lora_dist.dispatch.queue import Queue
 from lora_dist.errors import ConfigError, ModelError, StorageError
 from lora_dist.reporting.write import write_report
 from lora_dist.store.atomic import write_text
 from lora_dist.store.folders import ExperimentFolder, dump_yaml
 from lora_dist.store.lock import holder
 from lora_dist.store.record import Record
+from lora_dist.training.stop import StopFlag
 from lora_dist.verbs.compare import ComparisonResult, failures_of, records_of
 from lora_dist.verbs.folders import folder_of, make_run_folders
 from lora_dist.verbs.train import Progress, silent
-from lora_dist.world import Team, World
+from lora_dist.world import Team
 
 
 def evaluate(experiment: Experiment, *, listener: Listener | None = None) -> ComparisonResult:
@@ -39,14 +42,15 @@ def evaluate(experiment: Experiment, *, listener: Listener | None = None) -> Com
     for run in runs:
         if owner := holder(folder.run(run.id).lock):
             raise StorageError(key=run.id, problem=f"is being worked on by {owner}", fix="wait for it, or stop it")
-    with Nursery() as nursery:
-        check_runs(nursery, runs, folder, listener)
+    launcher, stop = inline(runs), StopFlag(dies_when_asked_again=False)
+    with stop.listening(), Nursery() as nursery:
+        check_runs(nursery, runs, launcher.worlds, folder, listener, stop)
         make_run_folders(experiment, runs, folder)
         for run in runs:
             run_folder = folder.run(run.id)
             write_text(run_folder.config, dump_yaml(run.located().model_dump(mode="json")))
             run_folder.record.unlink(missing_ok=True)
-        run_all(nursery, runs, folder, listener)
+        Queue(nursery, runs, folder, launcher.slots, listener, stop).work()
     report = write_report([folder], folder.report)
     return ComparisonResult(folder, records_of(runs, folder), failures_of(runs, folder), report)
 
@@ -74,7 +78,7 @@ def evaluate_model(experiment: Experiment, *, adapter: Path | None = None, progr
     show = progress or silent
     with tempfile.TemporaryDirectory(prefix="lora_dist-") as name:
         folder = ExperimentFolder(Path(name))
-        preflight = Preflight(folder.tokens, World(), show)
+        preflight = Preflight(folder.tokens, show)
         preflight.check([run])
         tokens = preflight.save()[0]
         run_folder = folder.run(run.id)

@@ -71,9 +71,9 @@ def _prepare(experiment: Experiment, run: Run, folder: ExperimentFolder, world: 
     """Check the run, and make its folder and its tokens."""
     from lora_dist.pipeline.preflight import Preflight
 
-    preflight = Preflight(folder.tokens, world, show)
+    preflight = Preflight(folder.tokens, show)
     with claimed(folder):
-        preflight.check([run])
+        preflight.check([run], [world])
         make_run_folders(experiment, [run], folder)
         preflight.save()
 

@@ -1,0 +1,24 @@
+"""Which methods go with which way of sharing the training out over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lora_dist.config.sections import MethodKind, Strategy
+from lora_dist.errors import Problem
+
+
+def strategy_problems(kind: MethodKind, strategy: Strategy) -> Iterator[Problem]:
+    """Why `kind` cannot be trained under `strategy`, with what can."""
+    if strategy == "fsdp":
+        yield Problem(
+            "launch.config",
+            "FSDP is not supported: its sharded checkpoints are not sealed and resumed here",
+            "use ddp, zero2 or zero3 (for qlora: ddp or zero2)",
+        )
+    elif kind == "qlora" and strategy == "zero3":
+        yield Problem(
+            "method.kind",
+            "qlora cannot go under ZeRO-3, which does not share 4-bit weights out: every GPU would hold all of them",
+            "use launch.config=ddp or zero2, one GPU, or method.kind=lora under zero3",
+        )
