@@ -55,11 +55,18 @@ def current_world(variables: Mapping[str, str] = os.environ) -> World:
     """The world that the launcher announced; one process when there is no launcher.
 
     Raises:
-        ConfigError: a variable is no number, or the DeepSpeed config that it names cannot be read.
+        ConfigError: a variable is no number or is missing, or the DeepSpeed config that it names cannot be read.
     """
     rank, size, local_rank = (
         _whole(variables, name, usual) for name, usual in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in variables] if size > 1 else []
+    if missing:
+        raise ConfigError(
+            key="WORLD_SIZE",
+            problem=f"says {size} ranks, but {', '.join(missing)} not set",
+            fix="start the ranks with accelerate launch or torchrun, or unset WORLD_SIZE",
+        )
     return World(rank, size, local_rank, _strategy(variables, size))
 
 

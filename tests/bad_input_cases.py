@@ -65,6 +65,10 @@ class Case:
     slow: bool = False
 
 
+RANKED = "compare small.yaml --launcher accelerate"
+RANKS = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
 def light(name: str, command: str, key: str, fix: str, before=nothing, **more) -> Case:
     return Case(name, command, ((key, fix),), before, **more)
 
@@ -185,8 +189,11 @@ CONFIG = [
     light("unknown arm", "train quickstart --arm laro", "--arm", "lora"),
     light("an arm where there is none", "train small.yaml --arm lora", "--arm", "leave it out"),
     light("several runs", "train quickstart", "arms", "--arm"),
-    light("ranks that cannot meet", "train small.yaml", "MASTER_ADDR", "accelerate launch", env={"WORLD_SIZE": "2"}),
-    light("several ranks at once", "compare small.yaml", "WORLD_SIZE", "without a launcher", env={"WORLD_SIZE": "2"}),
+    light("ranks that cannot meet", "train small.yaml", "WORLD_SIZE", "accelerate launch", env={"WORLD_SIZE": "2"}),
+    light("several ranks at once", "compare small.yaml", "WORLD_SIZE", "without a launcher", env=RANKS),
+    light("no launch config", f"{RANKED} launch.config=zero7", "launch.config", "zero2"),
+    light("several machines", f"{RANKED} launch.nodes=2", "launch.nodes", "on each"),
+    light("no GPUs", "compare small.yaml --launcher local --gpus-per-run 2", "launch.gpus_per_run", "slots"),
     light("ranks of nonsense", "train small.yaml", "WORLD_SIZE", "unset WORLD_SIZE", env={"WORLD_SIZE": "two"}),
     light("twin points", "compare small.yaml 'arms={a: {grid: {method.rank: [4, 4]}}}'", "arms.a", "remove"),
     light("twin seeds", "compare small.yaml 'seeds=[1, 1]'", "arms.run", "remove"),

@@ -66,7 +66,7 @@ def test_children_are_killed_when_the_input_closes(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert json.loads(process.stdout.readline()) == {"event": "ready"}
     told = tmp_path / "pid"
-    request = {"id": 1, "action": "sleep", "arguments": {"path": str(told)}, "log": None}
+    request = {"id": 1, "action": "sleep", "arguments": {"path": str(told)}, "log": None, "environment": {}}
     process.stdin.write(json.dumps(request).encode() + b"\n")
     process.stdin.flush()
     deadline = time.monotonic() + 20

@@ -43,7 +43,7 @@ def test_steps_round_up_and_max_steps_wins():
 
 def test_the_world_is_what_the_launcher_announced(tmp_path):
     assert current_world({}) == World(0, 1, 0, "plain")
-    ranks = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+    ranks = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
     assert current_world(ranks) == World(1, 2, 1, "ddp")
     assert current_world(ranks | {"ACCELERATE_USE_FSDP": "true"}).strategy == "fsdp"
     file = tmp_path / "zero.json"
