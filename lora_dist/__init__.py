@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from lora_dist.config.loading import load_experiment
     from lora_dist.errors import LoraDistError, UserError
     from lora_dist.store.record import Record
+    from lora_dist.verbs.clean import clean
     from lora_dist.verbs.compare import compare
     from lora_dist.verbs.evaluate import evaluate, evaluate_model
+    from lora_dist.verbs.plan import plan
     from lora_dist.verbs.report import report
     from lora_dist.verbs.status import status
     from lora_dist.verbs.train import train
@@ -28,10 +30,12 @@ _HOMES = {
     "Record": "lora_dist.store.record",
     "Run": "lora_dist.config.experiment",
     "UserError": "lora_dist.errors",
+    "clean": "lora_dist.verbs.clean",
     "compare": "lora_dist.verbs.compare",
     "evaluate": "lora_dist.verbs.evaluate",
     "evaluate_model": "lora_dist.verbs.evaluate",
     "load_experiment": "lora_dist.config.loading",
+    "plan": "lora_dist.verbs.plan",
     "report": "lora_dist.verbs.report",
     "status": "lora_dist.verbs.status",
     "train": "lora_dist.verbs.train",
@@ -43,10 +47,12 @@ __all__ = [
     "Record",
     "Run",
     "UserError",
+    "clean",
     "compare",
     "evaluate",
     "evaluate_model",
     "load_experiment",
+    "plan",
     "report",
     "status",
     "train",

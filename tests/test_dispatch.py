@@ -87,6 +87,7 @@ def test_help_and_the_light_verbs_import_no_torch():
     code = (
         "import sys, lora_dist.cli.app, lora_dist.verbs.recipes, lora_dist.verbs.status, lora_dist.verbs.report\n"
         "import lora_dist.verbs.preview, lora_dist.verbs.compare, lora_dist.config.schema\n"
+        "import lora_dist.verbs.plan, lora_dist.verbs.clean, lora_dist.cli.plan_output, lora_dist.verbs.work\n"
         "import lora_dist.reporting.table, lora_dist.reporting.plots\n"
         "print([name for name in ('torch', 'transformers', 'datasets', 'peft') if name in sys.modules])"
     )
@@ -96,6 +97,6 @@ def test_help_and_the_light_verbs_import_no_torch():
 def test_the_public_names_are_these():
     names = run_python("import lora_dist; print([getattr(lora_dist, n) and n for n in lora_dist.__all__])")
     assert names == str(
-        ["Experiment", "LoraDistError", "Record", "Run", "UserError", "compare", "evaluate", "evaluate_model",
-         "load_experiment", "report", "status", "train"]
+        ["Experiment", "LoraDistError", "Record", "Run", "UserError", "clean", "compare", "evaluate", "evaluate_model",
+         "load_experiment", "plan", "report", "status", "train"]
     )  # fmt: skip

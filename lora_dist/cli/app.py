@@ -84,9 +84,9 @@ def compare(
     """Do every run of every arm, then show the comparison. The same command resumes."""
     experiment = _experiment(words, launcher=launcher, gpus_per_run=gpus_per_run)
     if dry_run:
-        from lora_dist.verbs.preview import preview
+        from lora_dist.verbs.preview import free_bytes, preview
 
-        print_runs(preview(experiment))
+        print_runs(preview(experiment), free_bytes(experiment))
         return
     from lora_dist.cli.progress import ProgressView
     from lora_dist.verbs.compare import compare as do_compare
@@ -180,6 +180,32 @@ def status(
     failed = print_status(do_status(folder), as_json=as_json)
     if failed:
         raise typer.Exit(RunsFailed.exit_code)
+
+
+@app.command()
+def plan(
+    words: Words = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs per machine, if not this one's.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Machines.")] = None,
+    gpu_memory: Annotated[str | None, typer.Option(help="Memory of one GPU, such as 80GiB.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Estimate the memory of every run, and how to launch it. Loads no weights."""
+    from lora_dist.cli.plan_output import print_plans
+    from lora_dist.verbs.plan import plan as do_plan
+
+    print_plans(do_plan(_experiment(words), gpus=gpus, nodes=nodes, gpu_memory=gpu_memory), as_json=as_json)
+
+
+@app.command()
+def clean(
+    folder: Folder, dry_run: Annotated[bool, typer.Option("--dry-run", help="Show, remove nothing.")] = False
+) -> None:
+    """Remove the checkpoints of finished runs; what is not finished keeps its own."""
+    from lora_dist.cli.output import print_cleaned
+    from lora_dist.verbs.clean import clean as do_clean
+
+    print_cleaned(do_clean(folder, dry_run=dry_run), dry_run=dry_run)
 
 
 @recipes_app.command("list")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lora_dist.reporting.status_table import StatusRow
     from lora_dist.reporting.write import Report
     from lora_dist.store.record import Record
+    from lora_dist.verbs.clean import Cleaned
     from lora_dist.verbs.compare import Failure
     from lora_dist.verbs.preview import Preview
 
@@ -77,12 +78,12 @@ def print_record(record: Record) -> None:
         )
 
 
-def print_runs(previews: Sequence[Preview]) -> None:
-    """The runs that a comparison consists of."""
+def print_runs(previews: Sequence[Preview], free_bytes: int) -> None:
+    """The runs that a comparison consists of, and the disk that they need."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("run", "what", "method", "learning rate", "sequences per step", "state"):
+    for title in ("run", "what", "method", "learning rate", "sequences per step", "disk", "state"):
         table.add_column(title, overflow="fold")
     for item in previews:
         table.add_row(
@@ -91,12 +92,30 @@ def print_runs(previews: Sequence[Preview]) -> None:
             item.run.method.kind,
             f"{item.run.train.learning_rate:g}" if item.run.trains else "-",
             item.batches.arithmetic if item.batches else "-",
+            _mib(item.disk_bytes),
             "finished" if item.finished else "to do",
         )
     stdout.print(table)
     stdout.print("\nsequences per step: micro-batch x accumulation x ranks = global batch", highlight=False)
+    sizes = [item.disk_bytes for item in previews]
+    if None not in sizes:
+        needed = f"all runs take up to {_mib(sum(sizes))}; {_mib(free_bytes)} are free there"
+        stdout.print(f"disk: the kept checkpoints, one being written, and the model: {needed}", highlight=False)
     todo = sum(not item.finished for item in previews)
     stdout.print(f"{len(previews)} runs, {todo} to do. Nothing was started.", highlight=False)
+
+
+def _mib(size: int | None) -> str:
+    return "?" if size is None else f"{size / 2**20:,.1f} MiB"
+
+
+def print_cleaned(found: Sequence[Cleaned], *, dry_run: bool) -> None:
+    """What was freed, run by run, and what was kept."""
+    for item in found:
+        said = ("would be removed" if dry_run else "removed") if item.removed else f"kept: {item.why_kept}"
+        stdout.print(f"{item.run_id}: {item.bytes / 2**20:,.1f} MiB {said}", markup=False, highlight=False)
+    freed = sum(item.bytes for item in found if item.removed)
+    stdout.print(f"{freed / 2**20:,.1f} MiB {'would be freed' if dry_run else 'freed'}", highlight=False)
 
 
 def print_status(rows: Sequence[StatusRow], *, as_json: bool) -> bool:

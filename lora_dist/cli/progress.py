@@ -140,6 +140,8 @@ class ProgressView(_Bars, Listener):
         seconds = "" if since is None else f"{time.monotonic() - since:.0f} s"
         if outcome == "completed":
             self.line(f"  completed  {run.label} in {seconds}{_steps_in_words(folder)}")
+            if folder.method.exists():
+                self.line(f"             {json.loads(folder.method.read_text(encoding='utf-8'))['fallback_reason']}")
         else:
             self.line(f"  {outcome:10} {run.label}{f' after {seconds}' if seconds else ''}")
 

@@ -25,7 +25,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
 SECTIONS = ("model", "data", "method", "prune", "train", "evaluate")
 
 # Settings that change where or how a run is done, and never its numbers: outside its identity.
-NOT_IDENTITY = {"train": ("checkpoint_steps", "keep_checkpoints", "report_to")}
+NOT_IDENTITY = {"train": ("checkpoint_steps", "keep_checkpoints", "report_to"), "method": ("fallback",)}
 
 
 class Arm(Section):

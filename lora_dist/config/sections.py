@@ -112,6 +112,9 @@ class MethodSection(Section):
     """lora, qlora: train magnitude and direction apart (DoRA, arXiv 2402.09353)."""
     rslora: bool = False
     """lora, qlora: rank-stabilised scaling (arXiv 2312.03732)."""
+    fallback: Literal["qlora", "error"] = "qlora"
+    """lora: what to do on one GPU where it does not fit in 16 bit, by the estimate of `lora-dist plan`: train QLoRA in
+    its place (announced and recorded), or refuse. This never changes a run's id."""
     double_quantization: bool = True
     """qlora: quantise the quantisation constants too (NF4, arXiv 2305.14314)."""
     top_blocks: WholeOrZero = 2
@@ -136,7 +139,7 @@ class MethodSection(Section):
 _ADAPTER = {"kind", "rank", "alpha", "dropout", "targets", "dora", "rslora"}
 FIELDS_OF_KIND: dict[str, set[str]] = {
     "base": {"kind"},
-    "lora": _ADAPTER,
+    "lora": _ADAPTER | {"fallback"},
     "qlora": _ADAPTER | {"double_quantization"},
     "partial": {"kind", "top_blocks", "train_norm", "train_head"},
     "full": {"kind"},

@@ -5,9 +5,13 @@ from __future__ import annotations
 from lora_dist.assets import launch_config_path
 from lora_dist.config.experiment import Run
 from lora_dist.config.sections import LaunchSection
+from lora_dist.dispatch.devices import Gpu
 from lora_dist.dispatch.launch_config import LaunchConfig, launch_command, read_launch_config, write_located
 from lora_dist.dispatch.slots import Job, Start
 from lora_dist.errors import ConfigError
+from lora_dist.pipeline.estimates import setting_of, shape_of_run
+from lora_dist.planning.choice import Hardware, choose_launch_config
+from lora_dist.planning.memory import Setting
 from lora_dist.store.folders import RunFolder
 from lora_dist.world import World
 
@@ -15,14 +19,14 @@ from lora_dist.world import World
 class Ranks:
     """How the runs of an experiment are put on ranks."""
 
-    def __init__(self, launch: LaunchSection, devices: list[str]) -> None:
+    def __init__(self, launch: LaunchSection, gpus: list[Gpu]) -> None:
         if launch.nodes > 1:
             raise ConfigError(
                 key="launch.nodes",
                 problem="compare starts processes on this machine only",
                 fix="run `accelerate launch --config_file launch/multinode_zero2.yaml ... -m lora_dist train` on each",
             )
-        self.launch, self.devices = launch, devices
+        self.launch, self.gpus = launch, gpus
 
     def config_of(self, run: Run) -> LaunchConfig:
         """The launch config of one run.
@@ -30,16 +34,24 @@ class Ranks:
         Raises:
             ConfigError: it is not there, or cannot be used.
         """
-        name = self.launch.config
-        if name == "auto":
-            name = "ddp" if len(self.devices) > 1 else "single_gpu" if self.devices else "cpu_ddp"
+        name = self.launch.config if self.launch.config != "auto" else self._choose(run)
         return read_launch_config(launch_config_path(name))
+
+    def _choose(self, run: Run) -> str:
+        """By the hardware and the method: see `lora-dist plan`, which says why."""
+        count = (
+            len(self.gpus) if self.launch.gpus_per_node == "auto" else min(self.launch.gpus_per_node, len(self.gpus))
+        )
+        hardware = Hardware(count, min((gpu.bytes for gpu in self.gpus if gpu.bytes), default=None))
+        shape = shape_of_run(run)
+        setting = setting_of(run, shape, max(1, count)) if shape else Setting(run.method)
+        return choose_launch_config(shape, setting, hardware).config
 
     def processes_of(self, config: LaunchConfig) -> int:
         """How many ranks a run has: as asked for, one per GPU, or what the config says."""
         if self.launch.gpus_per_node != "auto":
             return self.launch.gpus_per_node
-        return len(self.devices) if self.devices and not config.document.get("use_cpu") else config.processes
+        return len(self.gpus) if self.gpus and not config.document.get("use_cpu") else config.processes
 
     def world_of(self, run: Run) -> World:
         """The world of the run's ranks, as the first of them will see it."""

@@ -34,11 +34,11 @@ def launcher_of(launch: LaunchSection, runs: Sequence[Run]) -> Launcher:
     """
     if launch.launcher == "inline":
         return inline(runs)
-    devices = gpus_here()
+    gpus = gpus_here()
     if launch.launcher == "accelerate":
-        ranks = Ranks(launch, devices)
+        ranks = Ranks(launch, gpus)
         return Launcher([Slot(ranks.start())], [ranks.world_of(run) for run in runs])
     each = launch.gpus_per_run
-    ranks = Ranks(launch.model_copy(update={"gpus_per_node": each}), devices[:each])
-    slots = local_slots(launch, devices, ranks.start)
+    ranks = Ranks(launch.model_copy(update={"gpus_per_node": each}), gpus[:each])
+    slots = local_slots(launch, [gpu.name for gpu in gpus], ranks.start)
     return Launcher(slots, [ranks.world_of(run) if each > 1 else World() for run in runs])

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lora_dist.assets import user_cache
 from lora_dist.corpora.general_text import documents
@@ -29,6 +30,36 @@ _POLL_SECONDS = 0.2
 _RECIPES = {"tiny-llama": Recipe()}
 
 
+def builtin_config(name: str) -> dict[str, Any]:
+    """What the config.json of a built-in model says of its shape, without making the model.
+
+    Raises:
+        ModelError: no built-in model has this name.
+    """
+    recipe = _recipe_of(name)
+    return {
+        "model_type": "llama",
+        "hidden_size": recipe.hidden,
+        "intermediate_size": recipe.intermediate,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "num_key_value_heads": recipe.kv_heads,
+        "vocab_size": recipe.vocabulary,
+        "max_position_embeddings": recipe.context,
+        "tie_word_embeddings": False,
+    }
+
+
+def _recipe_of(name: str) -> Recipe:
+    if name not in BUILTIN_MODELS:
+        raise ModelError(
+            key="model.path",
+            problem=f"no built-in model is called '{name}'",
+            fix="use " + ", ".join(f"builtin:{known}" for known in BUILTIN_MODELS),
+        )
+    return _RECIPES[name]
+
+
 def builtin_model_folder(name: str, report: Report | None = None, recipe: Recipe | None = None) -> Path:
     """The folder of the built-in model `name`; the first call on a machine trains it, for about half a minute.
 
@@ -39,13 +70,7 @@ def builtin_model_folder(name: str, report: Report | None = None, recipe: Recipe
         ModelError: no built-in model has this name.
         StorageError: the user's cache cannot be written.
     """
-    if name not in BUILTIN_MODELS:
-        raise ModelError(
-            key="model.path",
-            problem=f"no built-in model is called '{name}'",
-            fix="use " + ", ".join(f"builtin:{known}" for known in BUILTIN_MODELS),
-        )
-    recipe = recipe or _RECIPES[name]
+    recipe = recipe or _recipe_of(name)
     texts = documents(recipe.documents, recipe.seed)
     folder = user_cache() / "models" / f"{name}-{_content_hash(recipe, texts)}"
     try:

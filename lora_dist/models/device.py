@@ -27,6 +27,11 @@ def dtype_of(section: ModelSection, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast_bfloat16 else torch.float32
 
 
+def memory_of(world: World) -> int | None:
+    """Bytes of this rank's GPU; None on a CPU."""
+    return torch.cuda.get_device_properties(device_of(world)).total_memory if torch.cuda.is_available() else None
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given, so that a clock read now is true."""
     if device.type == "cuda":

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lora_dist.errors import Interrupted, Problem, Refused, UserError, WorkerCrashed
 from lora_dist.models.loading import load_tokenizer, quiet_transformers
+from lora_dist.pipeline.fallback import as_decided
 from lora_dist.store.atomic import write_json
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.heartbeat import Heartbeat
@@ -82,7 +83,7 @@ def main(path: str, asked: str) -> int:
 
     with stop.listening():
         try:
-            run = read_run(folder)
+            run = as_decided(read_run(folder), folder)
             tokenizer = load_tokenizer(run.model)
             tokens = tokens_of(run, folder, tokenizer, progress)
             measure_run(

@@ -28,6 +28,7 @@ from lora_dist.models.adapters import ADAPTER_KINDS, put_adapter
 from lora_dist.models.device import device_of, dtype_of, synchronize
 from lora_dist.models.loading import load_model
 from lora_dist.models.methods import describe_model, quantization_config
+from lora_dist.pipeline.fallback import method_part
 from lora_dist.store.atomic import make_folder, write_json, write_text
 from lora_dist.store.environment import capture_environment
 from lora_dist.store.folders import RunFolder
@@ -91,7 +92,7 @@ def measure_run(
         label=run.label,
         seed=run.seed,
         point=run.point,
-        method=run.method.relevant(),
+        method=method_part(run, folder),
         model=model_part,
         data=data_part(run, tokens),
         train=train_part,

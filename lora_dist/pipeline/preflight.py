@@ -17,6 +17,7 @@ from lora_dist.models.device import device_of
 from lora_dist.models.loading import context_length, empty_model, load_tokenizer, quiet_transformers
 from lora_dist.models.methods import method_problems
 from lora_dist.models.weights import check_weights
+from lora_dist.pipeline.fallback import room_problems
 from lora_dist.planning.batches import plan_batches
 from lora_dist.planning.strategies import strategy_problems
 from lora_dist.training.arguments import precision_problems
@@ -74,6 +75,7 @@ class Preflight:
         yield from strategy_problems(run.method.kind, world.strategy)
         yield from extra_problems(run)
         yield from precision_problems(run, device_of(world))
+        yield from self._once(f"room {run!r}", lambda: raise_together(room_problems(run, world)))
         opened = yield from self._once(f"model {run.model!r}", lambda: self._open(run))
         if opened is None:
             return

@@ -16,10 +16,11 @@ from lora_dist.config.experiment import Run
 from lora_dist.config.loading import read_yaml
 from lora_dist.data.tokens import TokenisedData, TokenSet
 from lora_dist.errors import StorageError
-from lora_dist.models.device import release_memory
+from lora_dist.models.device import memory_of, release_memory
 from lora_dist.models.loading import context_length, empty_model, load_tokenizer, quiet_transformers
 from lora_dist.pipeline.alone import measure_alone
 from lora_dist.pipeline.attempt import Attempt
+from lora_dist.pipeline.fallback import as_decided, decide_method
 from lora_dist.pipeline.measure import measure_run
 from lora_dist.pipeline.preflight import find_or_tokenise
 from lora_dist.store.attempts import FINISHED
@@ -82,6 +83,9 @@ def _stages(folder: RunFolder, team: Team, stop: StopFlag, progress: Progress) -
         progress(*beat)
 
     together("prepare", 0, 0, "")
+    gpu_bytes = memory_of(team.world) if team.world.size == 1 else None
+    team.first_does(lambda: decide_method(run, folder, gpu_bytes))
+    run = as_decided(run, folder)
     tokenizer = load_tokenizer(run.model)
     tokens = team.first_does(lambda: tokens_of(run, folder, tokenizer, alone))
     if run.trains and not team.first_does(lambda: folder.training.exists() and folder.model.is_dir()):

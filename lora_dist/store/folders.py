@@ -43,6 +43,11 @@ class RunFolder:
         return self.path / "plan.json"
 
     @property
+    def method(self) -> Path:
+        """The method that took the place of the one asked for; not there when none did."""
+        return self.path / "method.json"
+
+    @property
     def environment(self) -> Path:
         """Versions and hardware of the newest attempt."""
         return self.path / "environment.json"

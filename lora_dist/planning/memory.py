@@ -1,0 +1,143 @@
+"""Bytes per GPU of a training, term by term: a simple estimate, made before anything is loaded.
+
+It counts what lora_dist trains: AdamW with two float32 moments; what is trained is held in float32 under autocast, or,
+under ZeRO on a GPU, in 16 bit beside float32 masters. It does not know kernels' workspaces or fragmentation beyond one
+flat share, so a few per cent to either side are to be expected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from lora_dist.config.sections import MethodSection, Strategy
+from lora_dist.planning.shape import ModelShape
+
+GIB = 2**30
+NF4_BITS = 4.127
+"""Bits per weight of NF4 with double quantisation: 4 + 8/64 + 32/(64 x 256) (arXiv 2305.14314, section 3)."""
+CONTEXT_BYTES = int(0.75 * GIB)
+"""What CUDA, its libraries and a process take on a GPU before the first tensor."""
+FRAGMENTATION = 0.05
+"""Share of the rest that the allocator cannot use."""
+HEAD_TOKENS = 1024
+"""Tokens whose logits exist at a time (the loss is computed in chunks)."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the bytes depend on beside the model's shape."""
+
+    method: MethodSection
+    strategy: Strategy = "plain"
+    world_size: int = 1
+    offload: bool = False
+    """Optimizer states (and under ZeRO-3 the weights) lie in the machine's memory."""
+    micro_batch_size: int = 1
+    length: int = 1024
+    """Tokens per sequence."""
+    checkpointing: bool = False
+    on_gpu: bool = True
+
+    @property
+    def stage(self) -> int:
+        """The stage of ZeRO; 0 without it."""
+        return int(self.strategy[4]) if self.strategy.startswith("zero") else 0
+
+    @property
+    def half(self) -> int:
+        """Bytes of a frozen weight and of an activation: 16 bit on a GPU, float32 on a CPU."""
+        return 2 if self.on_gpu else 4
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Bytes on one GPU, by what they hold."""
+
+    weights: int
+    adapters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    buffers: int
+    overhead: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(asdict(self).values())
+
+    def document(self) -> dict[str, int]:
+        """The terms and their sum."""
+        return asdict(self) | {"total": self.total}
+
+
+def trained_parameters(shape: ModelShape, method: MethodSection) -> int:
+    """How many weights a method trains."""
+    if method.kind in ("lora", "qlora"):
+        return shape.adapter_parameters(method.rank, method.targets)
+    if method.kind == "partial":
+        return shape.partial_parameters(method.top_blocks, norm=method.train_norm, head=method.train_head)
+    return shape.parameters if method.kind == "full" else 0
+
+
+def estimate(shape: ModelShape, setting: Setting) -> Bytes:
+    """Bytes per GPU. ZeRO shares out the optimizer states from stage 1, the gradients from 2, the weights from 3
+    (arXiv 1910.02054, section 5)."""
+    trained = trained_parameters(shape, setting.method)
+    adapted = setting.method.kind in ("lora", "qlora")
+    halved = setting.stage > 0 and setting.on_gpu  # 16-bit weights and gradients, float32 masters in the optimizer
+    trained_bytes = trained * (2 if halved else 4)
+    weights = _frozen(shape, setting, 0 if adapted else trained) + (0 if adapted else trained_bytes)
+    shared = lambda size, stage: size // setting.world_size if setting.stage >= stage else size  # noqa: E731
+    optimizer = 0 if setting.offload else shared(trained * (12 if halved else 8), 1)
+    weights = 0 if setting.offload and setting.stage == 3 else shared(weights, 3)
+    terms = {
+        "weights": weights,
+        "adapters": shared(trained_bytes, 3) if adapted else 0,
+        "gradients": shared(trained * (2 if halved else 4), 2),
+        "optimizer": optimizer,
+        "activations": _activations(shape, setting),
+        "logits": min(HEAD_TOKENS, setting.micro_batch_size * setting.length) * shape.vocabulary * 4 * 2,
+        "buffers": _buffers(shape, setting, trained),
+    }
+    overhead = CONTEXT_BYTES + int(FRAGMENTATION * sum(terms.values())) if setting.on_gpu else CONTEXT_BYTES
+    return Bytes(**terms, overhead=overhead)
+
+
+def _frozen(shape: ModelShape, setting: Setting, trained: int) -> int:
+    """Bytes of the weights that no gradient goes to."""
+    if setting.method.kind != "qlora":
+        return (shape.parameters - trained) * setting.half
+    linears = shape.layers * shape.block_linears
+    return int(linears * NF4_BITS / 8) + (shape.parameters - linears) * setting.half
+
+
+def _activations(shape: ModelShape, setting: Setting) -> int:
+    """What is kept for the backward pass. After Korthikanti et al. (arXiv 2205.05198, section 4), for a gated MLP, no
+    dropout and an attention that keeps no scores: per token and block the inputs of the linears, of the norms (which
+    compute in float32) and of the gate's product."""
+    tokens = setting.micro_batch_size * setting.length
+    attention = sum(outputs for name, (_, outputs) in shape.linears.items() if name in _ATTENTION)
+    per_block = tokens * ((2 * shape.hidden + attention + shape.linears["o_proj"][0] + 4 * shape.mlp) * setting.half)
+    per_block += tokens * 2 * shape.hidden * 4
+    if setting.method.kind == "base":  # nothing is kept
+        return per_block
+    if setting.method.kind == "partial":  # nothing below the first trained block is kept
+        return per_block * min(setting.method.top_blocks, shape.layers)
+    if setting.checkpointing:
+        return shape.layers * tokens * shape.hidden * setting.half + per_block
+    return per_block * shape.layers
+
+
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj")
+
+
+def _buffers(shape: ModelShape, setting: Setting, trained: int) -> int:
+    """What messages lie in: DDP's gradient buckets, ZeRO's bucket, the blocks that ZeRO-3 has brought together, and
+    for 4-bit weights the largest linear in 16 bit."""
+    largest = max(inputs * outputs for inputs, outputs in shape.linears.values()) * setting.half
+    size = {0: 0, 1: shape.hidden**2 * 4, 2: shape.hidden**2 * 4, 3: 2 * shape.block * setting.half}[setting.stage]
+    if setting.strategy == "ddp":
+        size = trained * 4
+    return size + (largest if setting.method.kind == "qlora" else 0)
