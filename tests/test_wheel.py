@@ -25,4 +25,7 @@ def test_an_installed_wheel_lists_recipes_and_previews_one(tmp_path):
     assert where.startswith(str(tmp_path / "site"))
     assert "quickstart" in run(sys.executable, "-m", "lora_dist", "recipes", "list", **outside)
     assert "6 to do" in run(sys.executable, "-m", "lora_dist", "compare", "quickstart", "--dry-run", **outside)
+    find = "from lora_dist.assets import launch_config_path as p; print(p('zero2').read_text(), p('zero2'))"
+    assert str(tmp_path / "site" / "lora_dist" / "_assets") in run(sys.executable, "-c", find, **outside)
+    assert (tmp_path / "site" / "lora_dist" / "_assets" / "ds_configs" / "zero3.json").is_file()
     assert (tmp_path / "site" / "lora_dist" / "reporting" / "templates" / "page.html.j2").is_file()

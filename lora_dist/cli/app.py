@@ -12,6 +12,7 @@ import typer
 import typer.core
 
 from lora_dist.assets import user_path
+from lora_dist.cli.arguments import experiment_of
 from lora_dist.cli.output import (
     finish,
     print_comparison,
@@ -82,7 +83,7 @@ def compare(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs, start nothing.")] = False,
 ) -> None:
     """Do every run of every arm, then show the comparison. The same command resumes."""
-    experiment = _experiment(words, launcher=launcher, gpus_per_run=gpus_per_run)
+    experiment = experiment_of(words, launcher=launcher, gpus_per_run=gpus_per_run)
     if dry_run:
         from lora_dist.verbs.preview import free_bytes, preview
 
@@ -102,7 +103,7 @@ def train(
     arm: Annotated[str | None, typer.Option(help="Which arm, if the experiment has several.")] = None,
 ) -> None:
     """Do one run with all its stages, to its record."""
-    experiment = _experiment(words)
+    experiment = experiment_of(words)
     from lora_dist.cli.progress import StageView
     from lora_dist.verbs.report import report as do_report
     from lora_dist.verbs.train import train as do_train
@@ -137,7 +138,7 @@ def evaluate(
     if model is None:
         if adapter is not None or data is not None or as_json:
             raise UserError(key="--model", problem="is missing", fix="--adapter, --data and --json go with --model")
-        experiment = _experiment(words)
+        experiment = experiment_of(words)
         from lora_dist.cli.progress import ProgressView
         from lora_dist.verbs.evaluate import evaluate as do_evaluate
 
@@ -149,7 +150,7 @@ def evaluate(
     from lora_dist.cli.progress import StageView
     from lora_dist.verbs.evaluate import evaluate_model
 
-    experiment = _experiment(words, model=model, data=data)
+    experiment = experiment_of(words, model=model, data=data)
     with StageView() as view:
         record = evaluate_model(experiment, adapter=adapter, progress=view)
     if as_json:
@@ -194,7 +195,7 @@ def plan(
     from lora_dist.cli.plan_output import print_plans
     from lora_dist.verbs.plan import plan as do_plan
 
-    print_plans(do_plan(_experiment(words), gpus=gpus, nodes=nodes, gpu_memory=gpu_memory), as_json=as_json)
+    print_plans(do_plan(experiment_of(words), gpus=gpus, nodes=nodes, gpu_memory=gpu_memory), as_json=as_json)
 
 
 @app.command()
@@ -242,40 +243,6 @@ def schema() -> None:
     from lora_dist.config.schema import experiment_schema
 
     stdout.print(json.dumps(experiment_schema(), indent=2), highlight=False, markup=False, soft_wrap=True)
-
-
-def _experiment(
-    words: list[str] | None,
-    *,
-    launcher: str | None = None,
-    gpus_per_run: int | None = None,
-    model: str | None = None,
-    data: str | None = None,
-):
-    """The experiment that a command line names: an optional source, then overrides; options win."""
-    from lora_dist.config.loading import load_experiment
-    from lora_dist.errors import ConfigError
-
-    words = list(words or [])
-    source = words.pop(0) if words and ("=" not in words[0] or Path(words[0]).exists()) else None
-    overrides = words
-    if model is not None:
-        overrides = [f"model.path={json.dumps(model)}", "method.kind=base", "evaluate.splits=[test]", *overrides]
-    if data is not None:
-        is_file = Path(data).is_file()  # all of it is to be scored: it is the test split
-        value = {"train": data, "test": data} if is_file else data
-        overrides = [f"data.path={json.dumps(value)}", *overrides]
-    if launcher is not None:
-        overrides = [*overrides, f"launch.launcher={launcher}"]
-    if gpus_per_run is not None:
-        overrides = [*overrides, f"launch.gpus_per_run={gpus_per_run}"]
-    if source is None and not overrides:
-        raise ConfigError(
-            key="EXPERIMENT",
-            problem="is missing",
-            fix="give a YAML file or a recipe; try: lora-dist compare quickstart",
-        )
-    return load_experiment(source, overrides)
 
 
 def _show(result) -> None:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def room_problems(run: Run, world: World) -> Iterator[Problem]:
-    """Why a run on one GPU does not fit, by the estimate. Several ranks, and models of unknown shape, are let through."""
+    """Why a run on one GPU does not fit, by the estimate; several ranks and models of unknown shape are let through."""
     shape = shape_of_run(run)
     gpu_bytes = memory_of(world)
     if world.size == 1 and world.strategy == "plain" and shape is not None and gpu_bytes is not None:

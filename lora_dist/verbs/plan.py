@@ -121,7 +121,7 @@ def _chosen(shape: ModelShape, setting: Setting, hardware: Hardware, experiment:
 
 
 def _command(config: str, run: Run, ranks: int, is_alone: bool) -> str:
-    """What to type in a checkout; EXPERIMENT stands for the words after `plan`. An arm of several runs takes compare."""
+    """What to type in a checkout; EXPERIMENT stands for the words after `plan`. Several runs of an arm take compare."""
     if not is_alone and not config.startswith("multinode_"):
         return f"lora-dist compare EXPERIMENT --launcher accelerate launch.config={config}"
     more = f" --num_processes {ranks}" if ranks > 1 else ""
