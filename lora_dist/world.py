@@ -119,10 +119,15 @@ def visible_devices(variables: Mapping[str, str] = os.environ) -> list[str] | No
     return None if named is None else [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]
 
 
-def die_with_parent() -> None:
-    """Have Linux kill this process when the one that started it dies: no rank outlives its launcher."""
+def is_launched(variables: Mapping[str, str] = os.environ) -> bool:
+    """Whether accelerate or torchrun has started this process, be it the only one."""
+    return "ACCELERATE_MIXED_PRECISION" in variables or "TORCHELASTIC_RUN_ID" in variables
+
+
+def die_with_parent(what: signal.Signals = signal.SIGKILL) -> None:
+    """Have Linux signal this process when the one that started it dies: no rank outlives its launcher."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, what)
 
 
 class Team:
@@ -142,6 +147,8 @@ class Team:
             ConfigError: the ranks cannot meet.
         """
         if world.size == 1:
+            if is_launched():  # it can save and end by itself; several ranks might wait for each other
+                die_with_parent(signal.SIGTERM)
             return cls(world)
         die_with_parent()
         import torch

@@ -85,7 +85,6 @@ def measure_run(
     generation = _generate(run, folder, tokens, tokenizer, model, team, progress)
     model_part, train_part = _trained_parts(run, folder, model)
     attempts = attempts_of(folder.experiment.ledger, folder.id)
-    seconds = attempts.seconds + seconds_before + time.perf_counter() - started
     record = Record(
         run_id=folder.id,
         arm=run.arm,
@@ -100,7 +99,8 @@ def measure_run(
         generation=generation,
         environment=_environment(device),
         attempts=max(1, attempts.count),
-        device_seconds=seconds * (devices or team.world.size),
+        device_seconds=(attempts.seconds + seconds_before + time.perf_counter() - started)
+        * (devices or team.world.size),
     )
     team.first_does(lambda: _write(folder, record))
     return record

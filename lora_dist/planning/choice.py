@@ -94,8 +94,11 @@ def fallback_of(shape: ModelShape, setting: Setting, gpu_bytes: int) -> Fallback
 
 
 def fit_problems(shape: ModelShape, setting: Setting, gpu_bytes: int) -> Iterator[Problem]:
-    """Why a run does not fit one GPU, by the estimate, and what would."""
-    if setting.method.kind == "base":
+    """Why a LoRA run does not fit one GPU, by the estimate, neither as it is nor as QLoRA, and what would.
+
+    Other methods have no substitute, and are left to try: an estimate is no reason to forbid what may work.
+    """
+    if setting.method.kind != "lora":
         return
     bytes_here = estimate(shape, setting)
     if bytes_here.total <= gpu_bytes or fallback_of(shape, setting, gpu_bytes) is not None:
