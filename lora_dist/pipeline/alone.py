@@ -46,8 +46,8 @@ def measure_alone(folder: RunFolder, stop: StopFlag, *, seconds_before: float, d
         finally:
             child.kill()
             child.wait()
-        if child.returncode == Interrupted.exit_code:
-            raise Interrupted
+        if child.returncode == Interrupted.exit_code or (stop.is_set and child.returncode < 0):
+            raise Interrupted  # by a signal: it was asked before it could listen
         if answer.exists():
             problems = json.loads(answer.read_text(encoding="utf-8"))["problems"]
             raise Refused(Problem(**problem) for problem in problems)
