@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -160,3 +161,17 @@ def test_ranks_are_refused_what_they_cannot_do(tmp_path, tiny_model, problem_fil
     assert done.code == 2
     assert "FSDP is not supported" in done.error_lines[0]
     assert not (tmp_path / "runs" / "small").exists()
+
+
+def test_a_run_that_is_stopped_by_itself_is_interrupted_and_the_others_go_on(tmp_path, tiny_model, problem_files):
+    arms = {"lora": METHODS["lora"], "base": METHODS["base"]}
+    write(tmp_path, tiny_model, problem_files, arms=arms, train={**TRAIN, "max_steps": 400})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_dist", "compare", "small.yaml"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: lines_of(tmp_path, "lora") >= 3, "the 3rd step")
+    os.kill(json.loads((run_folder(tmp_path, "lora") / "heartbeat.json").read_text())["pid"], signal.SIGUSR1)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 4
+    assert "interrupted" in err
+    assert record(tmp_path, "base")["status"] == "completed"

@@ -251,8 +251,11 @@ def _show(result) -> None:
     if result.failures:
         for failure in result.failures:
             print_failure(failure)
-        refused = all(failure.outcome == "refused" for failure in result.failures)
-        raise typer.Exit(UserError.exit_code if refused else RunsFailed.exit_code)
+        outcomes = {failure.outcome for failure in result.failures}
+        alone = {"refused": UserError.exit_code, "interrupted": Interrupted.exit_code}
+        raise typer.Exit(
+            alone.get(outcomes.pop(), RunsFailed.exit_code) if len(outcomes) == 1 else RunsFailed.exit_code
+        )
 
 
 def _print_error(error: LoraDistError) -> None:
