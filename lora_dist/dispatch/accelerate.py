@@ -51,7 +51,8 @@ class Ranks:
         """How many ranks a run has: as asked for, one per GPU, or what the config says."""
         if self.launch.gpus_per_node != "auto":
             return self.launch.gpus_per_node
-        return len(self.gpus) if self.gpus and not config.document.get("use_cpu") else config.processes
+        takes_gpus = self.gpus and config.document["distributed_type"] != "NO" and not config.document.get("use_cpu")
+        return len(self.gpus) if takes_gpus else config.processes
 
     def world_of(self, run: Run) -> World:
         """The world of the run's ranks, as the first of them will see it."""

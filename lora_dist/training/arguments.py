@@ -74,7 +74,10 @@ def sft_config(
         "disable_tqdm": True,
         "ddp_find_unused_parameters": False,  # what a method trains takes part in every step
     }
-    return SFTConfig(**(values | extra_values(run)))
+    config = SFTConfig(**(values | extra_values(run)))
+    # One rank on a machine with several GPUs uses its own: transformers would copy the model to all (nn.DataParallel).
+    config._n_gpu = min(1, config.n_gpu)
+    return config
 
 
 def warmup_steps(fraction: float, steps: int) -> int:
