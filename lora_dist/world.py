@@ -215,6 +215,54 @@ class Team:
         distributed.all_gather_object(values, value, group=self._group)
         return values
 
+    def raise_together(self, error: Exception | None) -> None:
+        """Raise on every rank when one of them has an error: its own on the rank that has one.
+
+        Raises:
+            WorkerCrashed: on the other ranks, for an error that is none of lora_dist's.
+        """
+        told = self.gather(error if isinstance(error, LoraDistError) else error and f"rank {self.world.rank}: {error}")
+        if error is not None:
+            raise error
+        other = next((found for found in told if found is not None), None)
+        if other is not None:
+            raised = other if isinstance(other, LoraDistError) else WorkerCrashed(other)
+            raised.is_told_by_first = told[0] is not None
+            raise raised
+
+    def add_up(self, tensor: Any, owner: int | None = None) -> None:
+        """Put the sum of all ranks' tensors in its place: on every rank, or on `owner` (elsewhere it is then spent)."""
+        if self._group is None:
+            return
+        from torch import distributed
+
+        if owner is None:
+            distributed.all_reduce(tensor, group=self._group_of(tensor))
+        else:
+            distributed.reduce(tensor, dst=owner, group=self._group_of(tensor))
+
+    def copy_from(self, tensor: Any, owner: int) -> None:
+        """Put `owner`'s tensor in the place of every rank's."""
+        if self._group is None:
+            return
+        from torch import distributed
+
+        distributed.broadcast(tensor, src=owner, group=self._group_of(tensor))
+
+    def _group_of(self, tensor: Any) -> Any:
+        """Tensors on an accelerator go over its own backend, which the default group has."""
+        return self._group if tensor.device.type == "cpu" else None
+
+    def told_by(self, owner: int, value: Any) -> Any:
+        """`owner`'s value, on every rank."""
+        if self._group is None:
+            return value
+        from torch import distributed
+
+        told = [value]
+        distributed.broadcast_object_list(told, src=owner, group=self._group)
+        return told[0]
+
     def wait(self) -> None:
         """Go on only when every rank has come here."""
         self.gather(None)

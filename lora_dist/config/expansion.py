@@ -10,11 +10,14 @@ from pydantic import ValidationError
 
 from lora_dist.config.experiment import SECTIONS, Arm, Experiment, Run
 from lora_dist.config.problems import nearest, problems_of, valid_keys
-from lora_dist.config.sections import FIELDS_OF_KIND, LEARNING_RATE_OF_KIND, MethodSection
+from lora_dist.config.pruning import FIELDS_OF_PRUNING
+from lora_dist.config.sections import FIELDS_OF_KIND, LEARNING_RATE_OF_KIND
 from lora_dist.errors import Problem, raise_together
 
-OVERRIDABLE = tuple(section for section in SECTIONS if section != "prune")
 ONLY_ARM = "run"
+KINDS = {"method": FIELDS_OF_KIND, "prune": FIELDS_OF_PRUNING}
+"""Sections whose `kind` says which of their other settings mean something."""
+_EXCLUDE_EACH_OTHER = {"sparsity": "pattern", "pattern": "sparsity"}
 
 
 def expand(experiment: Experiment) -> list[Run]:
@@ -48,7 +51,7 @@ def _expand_arm(experiment: Experiment, name: str, arm: Arm, where: str, problem
                 problems += problems_of(error, Run, prefix=f"{where}." if where else "")
                 break
             runs.append(_with_learning_rate(run))
-            if not run.trains:  # nothing random happens in a zero-shot run: one seed says it all
+            if not run.trains:  # nothing random happens in a run that trains nothing: one seed says it all
                 break
     return runs
 
@@ -60,15 +63,41 @@ def _points(arm: Arm) -> Iterator[dict[str, Any]]:
             yield {**point, **dict(zip(arm.grid, values, strict=True))}
 
 
-def _merge(experiment: Experiment, arm: Arm, point: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _merge(experiment: Experiment, arm: Arm, point: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
     """The sections of one run: the experiment's, under the arm's, under the point's."""
-    sections: dict[str, Any] = {
-        section: getattr(experiment, section).model_dump(mode="json") | getattr(arm, section) for section in OVERRIDABLE
-    }
+    sections: dict[str, Any] = {}
+    for name in SECTIONS:
+        own = getattr(experiment, name)
+        sections[name] = own.model_dump(mode="json") if own is not None else {}
+        above = getattr(arm, name)
+        sections[name] = {} if above is None else _over(sections[name], above)
+    settings: dict[str, dict[str, Any]] = {}
     for key, value in point.items():
         section, _, name = key.partition(".")
-        sections[section][name] = value
-    return sections
+        settings.setdefault(section, {})[name] = value
+    for section, given in settings.items():
+        sections[section] = _over(sections[section], given)
+    return sections | {"prune": sections["prune"] or None}
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`below` with the settings of `above`; a dotted name, and a part of the calibration, leave the rest as it was.
+
+    A sparsity that is given takes the place of an inherited pattern, and a pattern that of a sparsity.
+    """
+    merged = dict(below)
+    for name, value in above.items():
+        outer, _, inner = name.partition(".")
+        if inner:
+            merged[outer] = {**(merged.get(outer) or {}), inner: value}
+        elif name == "calibration" and isinstance(value, dict):
+            merged[name] = {**(merged.get(name) or {}), **value}
+        else:
+            merged[name] = value
+        rival = _EXCLUDE_EACH_OTHER.get(name)
+        if rival and value is not None and above.get(rival) is None:
+            merged.pop(rival, None)
+    return merged
 
 
 def _with_learning_rate(run: Run) -> Run:
@@ -82,24 +111,35 @@ def _with_learning_rate(run: Run) -> Run:
 def _arm_problems(experiment: Experiment, arm: Arm, where: str) -> Iterator[Problem]:
     for origin, key in _dotted_keys(arm):
         section, _, name = key.partition(".")
+        *path, last = [section, *name.split(".")]
         at = f"{where}.{origin}"
-        if section not in OVERRIDABLE or not name:
+        if section not in SECTIONS or not name:
             yield Problem(at, f"'{key}' is not a setting of a run", nearest(key, _all_settings()))
-        elif name not in valid_keys([section]):
+        elif last not in valid_keys(path):
             yield Problem(at, f"unknown key '{name}' in {section}", nearest(name, valid_keys([section])))
-    kind = arm.method.get("kind", experiment.method.kind)
-    used = FIELDS_OF_KIND.get(kind, set(MethodSection.model_fields)) if isinstance(kind, str) else set()
+    for section, fields in KINDS.items():
+        yield from _unused_settings(experiment, arm, where, section, fields)
+
+
+def _unused_settings(
+    experiment: Experiment, arm: Arm, where: str, section: str, fields: dict[str, set[str]]
+) -> Iterator[Problem]:
+    """Settings that the arm gives, and that mean nothing for its kind."""
+    own, inherited = getattr(arm, section) or {}, getattr(experiment, section)
+    kind = own.get("kind", inherited.kind if inherited else None)
+    if not isinstance(kind, str) or kind not in fields:
+        return
     for origin, key in _dotted_keys(arm):
-        name = key.removeprefix("method.")
-        if used and name != key and name in MethodSection.model_fields and name not in used:
-            fix = f"remove it; {kind} has {', '.join(sorted(used - {'kind'})) or 'no settings of its own'}"
-            yield Problem(f"{where}.{origin}", f"method.{name} means nothing for {kind}", fix)
+        name = key.removeprefix(f"{section}.").partition(".")[0]
+        if key.startswith(f"{section}.") and name in valid_keys([section]) and name not in fields[kind]:
+            fix = f"remove it; {kind} has {', '.join(sorted(fields[kind] - {'kind'})) or 'no settings of its own'}"
+            yield Problem(f"{where}.{origin}", f"{section}.{name} means nothing for {kind}", fix)
 
 
 def _dotted_keys(arm: Arm) -> Iterator[tuple[str, str]]:
     """Each setting that an arm gives: where it stands in the arm, and its dotted key."""
-    for section in OVERRIDABLE:
-        for name in getattr(arm, section):
+    for section in SECTIONS:
+        for name in getattr(arm, section) or {}:
             yield f"{section}.{name}", f"{section}.{name}"
     for index, point in enumerate(arm.points or []):
         for key in point:
@@ -109,7 +149,7 @@ def _dotted_keys(arm: Arm) -> Iterator[tuple[str, str]]:
 
 
 def _all_settings() -> list[str]:
-    return [f"{section}.{name}" for section in OVERRIDABLE for name in valid_keys([section])]
+    return [f"{section}.{name}" for section in SECTIONS for name in valid_keys([section])]
 
 
 def _twins(runs: list[Run]) -> Iterator[Problem]:

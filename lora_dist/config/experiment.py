@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
+from lora_dist.config.pruning import PruneSection
 from lora_dist.config.sections import (
     DataSection,
     EvaluateSection,
@@ -37,8 +38,8 @@ class Arm(Section):
     """Overrides of the data section."""
     method: dict[str, Any] = {}
     """Overrides of the method section."""
-    prune: None = None
-    """Reserved for pruned arms."""
+    prune: dict[str, Any] | None = {}
+    """Overrides of the prune section; null leaves this arm dense."""
     train: dict[str, Any] = {}
     """Overrides of the train section."""
     evaluate: dict[str, Any] = {}
@@ -61,8 +62,8 @@ class Experiment(Section):
     model: ModelSection
     data: DataSection
     method: MethodSection = MethodSection()
-    prune: None = None
-    """Reserved for pruning."""
+    prune: PruneSection | None = None
+    """Prune the model before it is trained and measured; null leaves it dense."""
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
     launch: LaunchSection = LaunchSection()
@@ -85,7 +86,7 @@ class Run(Section):
     model: ModelSection
     data: DataSection
     method: MethodSection
-    prune: None = None
+    prune: PruneSection | None = None
     train: TrainSection
     evaluate: EvaluateSection
 
@@ -104,7 +105,7 @@ class Run(Section):
             "model": self.model.model_dump(mode="json"),
             "data": self.data.model_dump(mode="json"),
             "method": self.method.relevant(),
-            "prune": self.prune,
+            "prune": self.prune.relevant() if self.prune else None,
         }
         if self.trains:
             identity |= {"train": self.train.model_dump(mode="json"), "seed": self.seed}
@@ -112,20 +113,25 @@ class Run(Section):
 
     def located(self) -> Run:
         """The run with local paths made absolute, so that a worker started from any folder finds them."""
-        path = self.data.path
-        if isinstance(path, dict):
-            data_path: Any = {
-                split: [_absolute(file) for file in files] if isinstance(files, list) else _absolute(files)
-                for split, files in path.items()
-            }
-        else:
-            data_path = _absolute(path)
-        return self.model_copy(
-            update={
-                "model": self.model.model_copy(update={"path": _absolute(self.model.path)}),
-                "data": self.data.model_copy(update={"path": data_path}),
-            }
-        )
+        located = {
+            "model": self.model.model_copy(update={"path": _absolute(self.model.path)}),
+            "data": _located_data(self.data),
+        }
+        if self.prune and self.prune.calibration.data:
+            calibration = {"data": _located_data(self.prune.calibration.data)}
+            update = {"calibration": self.prune.calibration.model_copy(update=calibration)}
+            located["prune"] = self.prune.model_copy(update=update)
+        return self.model_copy(update=located)
+
+    @property
+    def pruning_key(self) -> str:
+        """16 hex of everything that the pruned weights depend on: runs with the same key share them."""
+        if self.prune is None:
+            raise ValueError("this run prunes nothing")
+        document = {"model": self.model.model_dump(mode="json"), "prune": self.prune.relevant()}
+        if self.prune.uses_data and self.prune.calibration.data is None:
+            document["data"] = self.data.model_dump(mode="json")
+        return content_hash(document)[:16]
 
     @property
     def label(self) -> str:
@@ -133,6 +139,18 @@ class Run(Section):
         point = ", ".join(f"{key.split('.')[-1]}={value}" for key, value in self.point.items())
         seed = f"seed {self.seed}" if self.trains else ""
         return " ".join(part for part in (self.arm, f"({point})" if point else "", seed) if part)
+
+
+def _located_data(section: DataSection) -> DataSection:
+    path = section.path
+    if isinstance(path, dict):
+        located: Any = {
+            split: [_absolute(file) for file in files] if isinstance(files, list) else _absolute(files)
+            for split, files in path.items()
+        }
+    else:
+        located = _absolute(path)
+    return section.model_copy(update={"path": located})
 
 
 def _absolute(path: str) -> str:

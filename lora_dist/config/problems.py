@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import typing
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -88,7 +89,8 @@ def _model_of(model: type[BaseModel] | None, name: str) -> type[BaseModel] | Non
     if model is None or name not in model.model_fields:
         return None
     annotation = model.model_fields[name].annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    kinds = typing.get_args(annotation) or (annotation,)  # of `Section | None` the section
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _what(detail: dict[str, Any]) -> str:
@@ -99,8 +101,6 @@ def _what(detail: dict[str, Any]) -> str:
         return "is missing"
     if kind in ("value_error", "assertion_error"):
         return str(detail["ctx"]["error"])
-    if kind == "none_required":
-        return "is reserved for a later version"
     message = detail["msg"].replace("Input should be", "should be").replace("String should", "should")
     shown = repr(given) if isinstance(given, str | int | float | bool | None) else type(given).__name__
     return f"{message[0].lower()}{message[1:]}, got {shown}"
@@ -118,8 +118,6 @@ def _fix(detail: dict[str, Any], names: list[str], root: type[BaseModel]) -> str
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         word = kind.replace("_", " ").replace("than equal", "than or equal to")
         return f"give a number {word} {next(iter(context.values()))}"
-    if kind == "none_required":
-        return "leave it out or null"
     return _FIX_OF_TYPE.get(kind, "change it")
 
 
@@ -130,4 +128,4 @@ def valid_keys(path: Sequence[str], root: type[BaseModel] = Experiment) -> list[
         model = Arm if root is Experiment and index == 1 and path[0] == "arms" else _model_of(model, name)
         if model is None:
             return []
-    return [name for name, field in model.model_fields.items() if field.annotation is not type(None)]
+    return list(model.model_fields)

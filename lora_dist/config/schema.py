@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from lora_dist.config.expansion import OVERRIDABLE
-from lora_dist.config.experiment import Experiment
+from lora_dist.config.experiment import SECTIONS, Experiment
 
 
 def experiment_schema() -> dict[str, Any]:
@@ -16,7 +15,7 @@ def experiment_schema() -> dict[str, Any]:
     schema["title"] = "lora_dist experiment"
     schema["required"] = [key for key in schema["required"] if key != "name"]  # the file's stem serves
     definitions = schema["$defs"]
-    for section in OVERRIDABLE:
+    for section in SECTIONS:
         whole = f"{section.capitalize()}Section"
         part = copy.deepcopy(definitions[whole])
         part.pop("required", None)

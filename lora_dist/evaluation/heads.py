@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -22,6 +21,7 @@ from transformers.utils import ModelOutput
 
 from lora_dist.errors import ModelError
 from lora_dist.evaluation.live_model import causal_lm, embedding_rows, input_device
+from lora_dist.models.skeleton import forward_replaced
 
 _log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def _run_decoder(outer: nn.Module, decoder: nn.Module, ids_BT: Tensor, mask_BT: 
         answers.append(answer)
         return type(answer)(last_hidden_state=answer.last_hidden_state[:, -1:])
 
-    with _forward_replaced(decoder, listen):
+    with forward_replaced(decoder, listen):
         outer(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
     if len(answers) != 1:
         raise _CannotSplit(f"ran {len(answers)} times in one forward pass")
@@ -195,22 +195,8 @@ def _run_head(outer: nn.Module, decoder: nn.Module, output_type: type[ModelOutpu
         return output_type(last_hidden_state=hidden_PH[None])
 
     ids_1P = torch.zeros((1, hidden_PH.shape[0]), dtype=torch.long, device=input_device(outer))  # never looked at
-    with _forward_replaced(decoder, answer):
+    with forward_replaced(decoder, answer):
         return causal_lm(outer)(input_ids=ids_1P, use_cache=False).logits[0]
-
-
-@contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """`module.forward` is another one inside the block. Accelerate keeps one on the instance: that comes back too."""
-    own = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.forward
-        else:
-            module.forward = own
 
 
 @functools.cache

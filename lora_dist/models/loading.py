@@ -43,7 +43,7 @@ def empty_model(section: ModelSection, report: Report | None = None) -> PreTrain
         config = AutoConfig.from_pretrained(source, **hub_options(section))
     with hub_errors(section), torch.device("meta"):
         return AutoModelForCausalLM.from_config(
-            config, trust_remote_code=section.trust_remote_code, **_attention(section)
+            config, trust_remote_code=section.trust_remote_code, **attention_options(section)
         )
 
 
@@ -61,7 +61,7 @@ def load_model(
     quantization: Any = None,
     shared_out: bool = False,
 ) -> PreTrainedModel:
-    """Load the pretrained weights (or those a run saved in `folder`) onto `device`. Only safetensors are read.
+    """Load the pretrained weights (or those that a run has left in `folder`) onto `device`. Only safetensors are read.
 
     Args:
         shared_out: ZeRO-3 places the weights, a share on each rank.
@@ -69,7 +69,8 @@ def load_model(
     Raises:
         ModelError: the weights are missing, not safetensors, or not those of a causal language model.
     """
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **_attention(section)}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **attention_options(section)}
+    options["trust_remote_code"] = section.trust_remote_code
     if quantization is not None:
         options["quantization_config"] = quantization
     if not shared_out and (quantization is not None or device.type != "cpu"):
@@ -91,7 +92,8 @@ def load_model(
     return model
 
 
-def _attention(section: ModelSection) -> dict[str, Any]:
+def attention_options(section: ModelSection) -> dict[str, Any]:
+    """The keyword arguments of transformers that choose the attention implementation."""
     return {} if section.attention == "auto" else {"attn_implementation": section.attention}
 
 

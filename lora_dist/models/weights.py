@@ -12,8 +12,10 @@ from lora_dist.config.sections import ModelSection
 from lora_dist.models.sources import Report, hub_errors, model_error, source_of
 
 
-def check_weights(section: ModelSection, report: Report | None = None) -> None:
+def check_weights(section: ModelSection, report: Report | None = None) -> list[Path]:
     """Make sure that the weights can be loaded later; those of a hub id are downloaded into its cache now.
+
+    Returns the safetensors files that hold them.
 
     Raises:
         ModelError: they are not there, not in safetensors files, or a file is damaged (each is as long as its header
@@ -23,15 +25,27 @@ def check_weights(section: ModelSection, report: Report | None = None) -> None:
     single = _file(section, source, SAFE_WEIGHTS_NAME)
     if single is not None:
         _check_header(section, single)
-        return
+        return [single]
     index = _file(section, source, SAFE_WEIGHTS_INDEX_NAME)
     if index is None:
         raise model_error(section, "has no safetensors weights", "convert them with transformers' save_pretrained")
+    shards = []
     for name in _shards(section, index):
         shard = _file(section, source, name)
         if shard is None:
             raise model_error(section, f"lacks {name}, which {index.name} names", "download or copy it again")
         _check_header(section, shard)
+        shards.append(shard)
+    return shards
+
+
+def source_file(section: ModelSection, name: str) -> Path | None:
+    """A file beside the weights, such as generation_config.json; None where the source has none.
+
+    Raises:
+        ModelError: the model is not there.
+    """
+    return _file(section, source_of(section), name)
 
 
 def _file(section: ModelSection, source: str, name: str) -> Path | None:

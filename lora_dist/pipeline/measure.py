@@ -29,6 +29,7 @@ from lora_dist.models.device import device_of, dtype_of, synchronize
 from lora_dist.models.loading import load_model
 from lora_dist.models.methods import describe_model, quantization_config
 from lora_dist.pipeline.fallback import method_part
+from lora_dist.pipeline.pruned import prune_part
 from lora_dist.store.atomic import make_folder, write_json, write_text
 from lora_dist.store.environment import capture_environment
 from lora_dist.store.folders import RunFolder
@@ -41,10 +42,12 @@ Progress = Callable[[str, int, int, str], None]
 
 
 def open_measured(run: Run, folder: RunFolder, device: torch.device, adapter: Path | None) -> PreTrainedModel:
-    """The model of a run as its arm is measured: the base, the base with an adapter, or the trained weights."""
+    """The model of a run as its arm is measured: the (pruned) base, the base with an adapter, or the trained weights."""
     dtype = dtype_of(run.model, device)
     if run.method.kind in ADAPTER_KINDS or not run.trains:
-        base = load_model(run.model, device=device, dtype=dtype, quantization=quantization_config(run.method, dtype))
+        quantization = quantization_config(run.method, dtype)
+        pruned = folder.pruned if run.prune else None
+        base = load_model(run.model, device=device, dtype=dtype, folder=pruned, quantization=quantization)
         adapter = folder.model if run.trains else adapter
         return put_adapter(base, adapter) if adapter else base
     return load_model(run.model, device=device, dtype=dtype, folder=folder.model)
@@ -77,6 +80,7 @@ def measure_run(
     device = device_of(team.world)
     progress("evaluate", 0, 0, "loading the model")
     model = open_measured(run, folder, device, adapter)
+    prune = team.first_does(lambda: prune_part(run, folder, model)) if run.prune else None
     text_bytes = TextBytes(tokenizer)
     evaluate = {
         split: _score(run, folder, tokens.rows(split), split, model, text_bytes, team, progress)
@@ -95,6 +99,7 @@ def measure_run(
         model=model_part,
         data=data_part(run, tokens),
         train=train_part,
+        prune=prune,
         evaluate=evaluate,
         generation=generation,
         environment=_environment(device),

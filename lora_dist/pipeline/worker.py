@@ -23,6 +23,7 @@ from lora_dist.pipeline.attempt import Attempt
 from lora_dist.pipeline.fallback import as_decided, decide_method
 from lora_dist.pipeline.measure import measure_run
 from lora_dist.pipeline.preflight import find_or_tokenise
+from lora_dist.pipeline.pruned import prune_stage
 from lora_dist.store.attempts import FINISHED
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.lock import exclusive
@@ -70,7 +71,7 @@ def _see_each_other(folder: RunFolder, team: Team) -> None:
 
 
 def _stages(folder: RunFolder, team: Team, stop: StopFlag, progress: Progress) -> Record | None:
-    """prepare -> train -> evaluate."""
+    """prepare -> [prune] -> [train] -> evaluate."""
     started = time.perf_counter()
     run = read_run(folder)
 
@@ -88,6 +89,8 @@ def _stages(folder: RunFolder, team: Team, stop: StopFlag, progress: Progress) -
     run = as_decided(run, folder)
     tokenizer = load_tokenizer(run.model)
     tokens = team.first_does(lambda: tokens_of(run, folder, tokenizer, alone))
+    if run.prune:
+        prune_stage(run, folder, tokens, tokenizer, team, together)
     if run.trains and not team.first_does(lambda: folder.training.exists() and folder.model.is_dir()):
         train_run(run, folder, tokens, tokenizer, team, stop, lambda *beat: progress("train", *beat))
         release_memory()

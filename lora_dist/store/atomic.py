@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from lora_dist.errors import StorageError
 
 _FIXES = {
@@ -72,6 +74,43 @@ def write_bytes(path: Path, data: bytes) -> None:
                 os.unlink(aside)
             raise
         sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A new file that appears at `path` only when the block ends well. Yields the path aside, to be written.
+
+    Raises:
+        StorageError: the disk is full, or the folder is not writable.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with write_errors(path):
+        try:
+            yield aside
+            os.chmod(aside, 0o666 & ~_umask())  # safetensors makes files that only their owner can read
+            sync_file(aside)
+            os.replace(aside, path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """`storage_errors` for what libraries write: safetensors and torch raise errors of their own on a full disk."""
+    with storage_errors(path):
+        try:
+            yield
+        except (SafetensorError, RuntimeError) as error:
+            text = " ".join(str(error).split())
+            if not any(sign in text for sign in ("I/O error", "PytorchStreamWriter", "inline_container", "iostream")):
+                raise
+            raise StorageError(
+                key=str(path),
+                problem=f"cannot be written ({text[:200]})",
+                fix="free some space, or choose another output_dir",
+            ) from error
 
 
 def write_text(path: Path, text: str) -> None:

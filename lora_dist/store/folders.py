@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def pruned(self) -> Path:
+        """The pruned model that is trained and measured; the same files as in the experiment's `pruned/<key>`."""
+        return self.path / "pruned"
+
+    @property
     def model(self) -> Path:
         """The trained model or adapter, as plain transformers or peft open it."""
         return self.path / "model"
@@ -160,6 +165,10 @@ class ExperimentFolder:
     def tokens(self) -> Path:
         """Tokenised data by content hash."""
         return self.path / "tokens"
+
+    def pruned(self, key: str) -> Path:
+        """The pruned model that all runs with this key share."""
+        return self.path / "pruned" / key
 
     @property
     def report(self) -> Path:

@@ -100,6 +100,42 @@ class TrainPart(_Part):
     """The checkpoints that this run continued from, if it was stopped."""
 
 
+class PrunePart(_Part):
+    """What was pruned, and what that took."""
+
+    kind: str
+    """sparsegpt, wanda or magnitude."""
+    sparsity: float
+    """Measured: zeros among the weights of the pruned linears."""
+    pattern: str | None = None
+    """N:M, where one was asked for."""
+    mode: str
+    """exact, or dense_inputs."""
+    is_approximate: bool
+    """Whether blocks were pruned by the inputs that dense blocks gave them."""
+    calibration_samples: int
+    """0 for a kind that takes none."""
+    calibration_length: int
+    calibration_hash: str
+    """First 16 hex of the sha256 over the calibration tokens; empty where there are none."""
+    linears: int
+    weights: int
+    """Weights of the pruned linears, zeros and others."""
+    mean_squared_error: float | None = None
+    """sparsegpt: mean over the linears of the mean squared change of an output on the calibration tokens."""
+    largest_damping: float | None = None
+    """sparsegpt: the highest that a Hessian took; above prune.damping where that was not enough."""
+    seconds: float
+    """Sum over the blocks; attempts that were lost count with the blocks that they finished."""
+    world_size: int
+    peak_memory_bytes: int
+    """Highest use while pruning, maximum over ranks: allocated on an accelerator, resident on a CPU."""
+    peak_memory_kind: str
+    measured_sparsity: float | None = None
+    """Zeros among the same weights in the model that was measured, read off its live linears after loading (and
+    quantising). Lower than `sparsity` where full or partial fine-tuning has filled them again."""
+
+
 class Generation(_Part):
     """The speed of the side-by-side samples."""
 
@@ -125,7 +161,8 @@ class Record(_Part):
     data: DataPart
     train: TrainPart | None = None
     """null for a run that trains nothing."""
-    prune: dict[str, Any] | None = None
+    prune: PrunePart | None = None
+    """null for a run that prunes nothing."""
     evaluate: dict[str, dict[str, Any]]
     """By split (train, validation, test): nll_sum, scored_tokens, examples, perplexity, bits_per_byte, seconds, and
     95% intervals in ci95.{perplexity}."""

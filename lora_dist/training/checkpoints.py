@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora_dist.errors import ConfigError, StorageError
-from lora_dist.store.atomic import storage_errors, sync_file, sync_folder
+from lora_dist.store.atomic import sync_file, sync_folder, write_errors
 from lora_dist.store.manifest import flaw_of, read_manifest, write_manifest
 from lora_dist.world import Team, World
 
@@ -31,23 +30,6 @@ class Resume:
     step: int
     skipped: tuple[str, ...]
     """Checkpoints that were passed over, each with the reason."""
-
-
-@contextlib.contextmanager
-def write_errors(path: Path) -> Iterator[None]:
-    """`storage_errors` for what transformers writes: safetensors and torch raise errors of their own on a full disk."""
-    with storage_errors(path):
-        try:
-            yield
-        except (SafetensorError, RuntimeError) as error:
-            text = " ".join(str(error).split())
-            if not any(sign in text for sign in ("I/O error", "PytorchStreamWriter", "inline_container", "iostream")):
-                raise
-            raise StorageError(
-                key=str(path),
-                problem=f"cannot be written ({text[:200]})",
-                fix="free some space, or choose another output_dir",
-            ) from error
 
 
 @contextlib.contextmanager

@@ -122,7 +122,8 @@ def train_run(
         run, batches, steps, folder=folder.checkpoints, device=device, max_length=tokens.facts.max_length
     )
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.log.parent / "tensorboard")  # where transformers looks
-    trainer = make_trainer(run, config, rows, tokenizer, device, team)
+    pretrained = folder.pruned if run.prune else None
+    trainer = make_trainer(run, config, rows, tokenizer, device, team, pretrained=pretrained)
     stopping = StopTogether(stop, team)
     _add_callbacks(trainer, run, folder, steps, stopping, progress)
     reset_peak_memory(device)
@@ -173,10 +174,19 @@ def training_rows(tokens: TokenSet, *, packing: bool, max_length: int) -> Datase
 
 
 def make_trainer(
-    run: Run, config: SFTConfig, rows: Dataset, tokenizer: PreTrainedTokenizerBase, device: torch.device, team: Team
+    run: Run,
+    config: SFTConfig,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    team: Team,
+    *,
+    pretrained: Path | None = None,
 ) -> _Trainer:
     """The trainer over the pretrained model, with what the run's method trains unfrozen or added.
 
+    Args:
+        pretrained: a folder of weights that the training starts from, instead of the source's.
     Raises:
         ModelError: the model cannot be opened.
     """
@@ -186,6 +196,7 @@ def make_trainer(
         run.model,
         device=device,
         dtype=dtype,
+        folder=pretrained,
         quantization=quantization_config(run.method, dtype),
         shared_out=shared_out,
     )

@@ -1,0 +1,78 @@
+"""Masks of pruned linears: packed to bits on the disk, unpacked, and compared with a live model."""
+
+# Dims: R rows, C columns of a weight as it is stored (outputs and inputs, but the other way round in GPT-2).
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+FOLDER = "masks"
+_PACKING = "numpy.packbits over each row, first weight in the highest bit; 1 where the weight is not zero"
+
+
+def write_masks(path: Path, kept: Mapping[str, Tensor]) -> None:
+    """Write boolean masks [R, C] (true where the weight is kept) by weight name, a bit for each."""
+    packed = {name: torch.from_numpy(np.packbits(keep_RC.cpu().numpy(), axis=1)) for name, keep_RC in kept.items()}
+    shapes = {name: list(keep_RC.shape) for name, keep_RC in kept.items()}
+    save_file(packed, path, metadata={"masks": json.dumps({"packing": _PACKING, "shapes": shapes}, sort_keys=True)})
+
+
+def read_masks(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every mask of a pruned model's folder: weight name and [R, C], true where the weight is kept."""
+    for path in sorted((folder / FOLDER).glob("*.safetensors")):
+        with safe_open(path, framework="np") as file:
+            shapes = json.loads(file.metadata()["masks"])["shapes"]
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                columns = shapes[name][1]
+                yield name, torch.from_numpy(np.unpackbits(file.get_tensor(name), axis=1, count=columns).view(bool))
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """What a live model holds where its masks say zero."""
+
+    weights: int
+    """Weights under masks, zeros and others."""
+    masked: int
+    """How many of them the masks set to zero."""
+    zeros: int
+    """How many are zero in the model."""
+    refilled: int
+    """How many the masks set to zero, and the model does not have so."""
+
+
+def count_zeros(model: nn.Module, folder: Path) -> Zeros:
+    """Compare the linears of a live model (4-bit ones dequantised, adapters aside) with the masks in `folder`."""
+    modules = {name.replace(".base_layer", ""): module for name, module in _inner(model).named_modules()}
+    weights = masked = zeros = refilled = 0
+    for name, keep_RC in read_masks(folder):
+        weight_RC = plain_weight(modules[name.removesuffix(".weight")])
+        is_zero_RC, keep_RC = weight_RC == 0, keep_RC.to(weight_RC.device)
+        weights += keep_RC.numel()
+        masked += int((~keep_RC).sum())
+        zeros += int(is_zero_RC.sum())
+        refilled += int((~keep_RC & ~is_zero_RC).sum())
+    return Zeros(weights, masked, zeros, refilled)
+
+
+def plain_weight(linear: nn.Module) -> Tensor:
+    """The weight that a linear multiplies by, dequantised if it is packed in 4 bit."""
+    weight = linear.weight
+    if getattr(weight, "quant_state", None) is None:
+        return weight.detach()
+    from bitsandbytes.functional import dequantize_4bit  # importing it opens the CUDA device
+
+    return dequantize_4bit(weight.data, weight.quant_state).detach()
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

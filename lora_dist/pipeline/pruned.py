@@ -1,0 +1,288 @@
+"""The pruning stage: from the source's weights to `pruned/`, once for all runs of an experiment that prune alike."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from lora_dist.config.experiment import Run
+from lora_dist.config.pruning import PruneSection
+from lora_dist.data.tokens import TokenisedData, TokenSet
+from lora_dist.errors import LoraDistError, StorageError
+from lora_dist.models.device import device_of, dtype_of, peak_memory, release_memory, reset_peak_memory
+from lora_dist.models.loading import context_length
+from lora_dist.models.masks import count_zeros
+from lora_dist.models.skeleton import skeleton
+from lora_dist.models.stored import StoredWeights
+from lora_dist.models.structure import decoder_blocks
+from lora_dist.models.weights import source_file
+from lora_dist.pipeline.preflight import find_or_tokenise
+from lora_dist.pruning.calibration import calibration_ids, calibration_length, hash_of_ids
+from lora_dist.pruning.output import PrunedModel, holds_pruning, link_model, read_report
+from lora_dist.pruning.stream import Stream
+from lora_dist.store.atomic import make_folder
+from lora_dist.store.folders import RunFolder
+from lora_dist.store.lock import Held, exclusive
+from lora_dist.store.record import PrunePart
+from lora_dist.world import Team
+
+log = logging.getLogger(__name__)
+Progress = Callable[[str, int, int, str], None]
+
+_POLL_S = 1.0
+_REST_BYTES = 256 * 2**20
+"""Tensors outside the blocks are written in shards of about this size."""
+_STAYS_PRUNED = ("base", "lora", "qlora")
+"""Methods that leave the base's weights as they are."""
+
+
+def prune_stage(
+    run: Run,
+    folder: RunFolder,
+    tokens: TokenSet,
+    tokenizer: PreTrainedTokenizerBase,
+    team: Team,
+    progress: Progress,
+    chosen: range | None = None,
+) -> bool:
+    """Leave the pruned model of a run in its folder, or go on from the first block that is not on the disk.
+
+    Every rank calls this. Runs of one experiment that prune alike share one pruned model: who comes while another
+    prunes waits for it.
+
+    Args:
+        chosen: prune these blocks only (`mode: dense_inputs`); others may be at work on the rest.
+    Returns:
+        Whether the model is complete; only with `chosen` it may not be.
+    Raises:
+        Interrupted: by `progress`; the blocks that are written are kept.
+        UserError, LoraDistError: see `pruning.stream`.
+    """
+    key, shared = run.pruning_key, folder.experiment.pruned(run.pruning_key)
+    if team.first_does(lambda: holds_pruning(folder.pruned, key)):
+        return True
+    with ExitStack() as lock:
+        if chosen is None:
+            _wait_for_turn(shared, lock, team, progress)
+        if not team.first_does(lambda: holds_pruning(shared, key)):
+            is_complete = _prune(run, shared, _calibration(run, folder, tokens, tokenizer, team, progress), tokenizer,
+                                 team, lambda *beat: progress("prune", *beat), chosen)  # fmt: skip
+            if not is_complete:
+                return False
+        team.first_does(lambda: link_model(shared, folder.pruned))
+    return True
+
+
+def _wait_for_turn(shared: Path, lock: ExitStack, team: Team, progress: Progress) -> None:
+    """Hold the lock of the pruned model, on behalf of all ranks."""
+
+    def take() -> str:
+        make_folder(shared.parent)
+        try:
+            lock.enter_context(exclusive(shared.with_name(f".{shared.name}.lock")))
+        except Held as held:
+            return str(held.owner or "another process")
+        return ""
+
+    while owner := team.first_does(take):
+        progress("prune", 0, 0, f"{owner} is pruning the same; waiting for it")
+        time.sleep(_POLL_S)
+
+
+def _calibration(
+    run: Run,
+    folder: RunFolder,
+    tokens: TokenSet,
+    tokenizer: PreTrainedTokenizerBase,
+    team: Team,
+    progress: Progress,
+) -> Tensor | None:
+    """The calibration tokens, as rank 0 reads them; None for a kind that takes none."""
+    section = _section(run)
+    if not section.uses_data:
+        return None
+
+    def read() -> Tensor:
+        context = context_length(skeleton(run.model))
+        source = tokens
+        if section.calibration.data is not None:
+            show = lambda *beat: None  # noqa: E731 - the other ranks hear nothing of this
+            found = find_or_tokenise(section.calibration.data, tokenizer, context, folder.experiment.tokens, show)
+            source = found.save(folder.experiment.tokens) if isinstance(found, TokenisedData) else found
+        length = calibration_length(section.calibration, context)
+        return calibration_ids(source.rows("train"), section.calibration, length)
+
+    progress("prune", 0, 0, "reading the calibration tokens")
+    return team.first_does(read)
+
+
+def _section(run: Run) -> PruneSection:
+    if run.prune is None:
+        raise ValueError("this run prunes nothing")
+    return run.prune
+
+
+def _prune(
+    run: Run,
+    shared: Path,
+    ids_NT: Tensor | None,
+    tokenizer: PreTrainedTokenizerBase,
+    team: Team,
+    progress: Callable[[int, int, str], None],
+    chosen: range | None,
+) -> bool:
+    """Fill the shared folder; whether it is complete then."""
+    section = _section(run)
+    device = device_of(team.world)
+    dtype = dtype_of(run.model, device)
+    model, weights = skeleton(run.model, dtype), StoredWeights.of_source(run.model)
+    names = set(weights.names_for(model).values())
+    blocks_name, blocks = decoder_blocks(model)
+    in_blocks = {stored for name, stored in weights.names_for(model).items() if name.startswith(f"{blocks_name}.")}
+    rest = _rest_shards(weights, in_blocks, len(blocks))
+    output = PrunedModel(shared, len(blocks) + len(rest))
+    state = {
+        "source": weights.fingerprint(),
+        "calibration": hash_of_ids(ids_NT) if ids_NT is not None else "",
+        "dtype": str(dtype),
+    }
+    team.first_does(lambda: (_check_space(shared, weights, output), output.begin(state)))
+    log.info("pruning %d blocks, %d tensors, on %d rank(s)", len(blocks), len(names), team.world.size)
+    reset_peak_memory(device)
+    Stream(section, model, weights, output, team, device, dtype, progress).run(ids_NT, chosen)
+    release_memory()
+    return team.first_does(lambda: _finish(run, output, weights, rest, len(blocks), state, ids_NT, tokenizer, team))
+
+
+def _finish(
+    run: Run,
+    output: PrunedModel,
+    weights: StoredWeights,
+    rest: dict[int, list[str]],
+    blocks: int,
+    state: dict[str, str],
+    ids_NT: Tensor | None,
+    tokenizer: PreTrainedTokenizerBase,
+    team: Team,
+) -> bool:
+    """Put the model together once all blocks are there; who works on a part of them may find that they are not."""
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(exclusive(output.partial.with_name(f".{output.folder.name}.finish")))
+        except Held:
+            return False
+        if output.is_complete:
+            return True
+        if len(output.done(contents=False)) < blocks:
+            return False
+        for number, names in rest.items():
+            output.write_rest(number, {name: weights.read(name) for name in names})
+        output.finish(rest, _texts(run, tokenizer), _report(run, state, ids_NT, team))
+    return True
+
+
+def _rest_shards(weights: StoredWeights, in_blocks: set[str], first: int) -> dict[int, list[str]]:
+    """What is in no block, dealt to shards after those of the blocks, in the order of the source."""
+    shards: list[list[str]] = []
+    room = 0
+    for name in weights.tensors:
+        if name in in_blocks:
+            continue
+        size = weights.bytes_of(name)
+        if not shards or size > room:
+            shards.append([])
+            room = _REST_BYTES
+        shards[-1].append(name)
+        room -= size
+    return {first + number: names for number, names in enumerate(shards)}
+
+
+def _check_space(shared: Path, weights: StoredWeights, output: PrunedModel) -> None:
+    """Make sure that the pruned model fits on the disk before a part of it fills the rest."""
+    make_folder(shared.parent)
+    there = sum(path.stat().st_size for path in output.partial.rglob("*") if path.is_file())
+    needed = int(weights.bytes() * (1 + 1 / 16)) - there  # a bit of mask for each weight of 16 bits
+    free = shutil.disk_usage(shared.parent).free
+    if free < needed:
+        raise StorageError(
+            key=str(shared.parent),
+            problem=f"a pruned model takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free on this disk",
+            fix="free some space, or choose another output_dir",
+        )
+
+
+def _texts(run: Run, tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
+    """The files beside the weights: config and generation settings of the source, and its tokenizer."""
+    with tempfile.TemporaryDirectory(prefix="lora_dist-") as name:
+        tokenizer.save_pretrained(name)
+        texts = {path.name: path.read_bytes() for path in sorted(Path(name).iterdir())}
+    for name in ("config.json", "generation_config.json"):
+        if (path := source_file(run.model, name)) is not None:
+            texts[name] = path.read_bytes()
+    return texts
+
+
+def _report(run: Run, state: dict[str, str], ids_NT: Tensor | None, team: Team) -> dict[str, Any]:
+    """What pruning.json says beside its blocks."""
+    section = _section(run)
+    samples, length = tuple(ids_NT.shape) if ids_NT is not None else (0, 0)
+    return {
+        "model": run.model.path,
+        "revision": run.model.revision,
+        "settings": section.relevant(),
+        "is_approximate": section.uses_data and section.mode == "dense_inputs",
+        "calibration": {"samples": samples, "length": length, "hash": state["calibration"]},
+        "dtype": state["dtype"].removeprefix("torch."),
+        "world_size": team.world.size,
+        "peak_memory_kind": peak_memory(device_of(team.world)).kind,
+    }
+
+
+def prune_part(run: Run, folder: RunFolder, model: nn.Module | None = None) -> PrunePart:
+    """The prune part of a record: what pruning.json says, and what a live model holds of it.
+
+    Raises:
+        LoraDistError: weights that were pruned are not zero in the model that is to be measured.
+    """
+    report = read_report(folder.pruned)
+    linears = [linear for block in report["blocks"] for linear in block["linears"]]
+    settings, calibration = report["settings"], report["calibration"]
+    errors = [linear["mean_squared_error"] for linear in linears if linear["mean_squared_error"] is not None]
+    weights, zeros = (sum(linear[name] for linear in linears) for name in ("weights", "zeros"))
+    return PrunePart(
+        kind=settings["kind"],
+        sparsity=zeros / weights if weights else 0.0,
+        pattern=settings["pattern"],
+        mode=settings.get("mode", "exact"),
+        is_approximate=report["is_approximate"],
+        calibration_samples=calibration["samples"],
+        calibration_length=calibration["length"],
+        calibration_hash=calibration["hash"],
+        linears=len(linears),
+        weights=weights,
+        mean_squared_error=sum(errors) / len(errors) if errors else None,
+        largest_damping=max((linear["damping"] for linear in linears if linear["damping"]), default=None),
+        seconds=sum(block["seconds"] for block in report["blocks"]),
+        world_size=report["world_size"],
+        peak_memory_bytes=max(block["peak_memory_bytes"] for block in report["blocks"]),
+        peak_memory_kind=report["peak_memory_kind"],
+        measured_sparsity=_measured_sparsity(run, folder, model) if model is not None else None,
+    )
+
+
+def _measured_sparsity(run: Run, folder: RunFolder, model: nn.Module) -> float:
+    zeros = count_zeros(model, folder.pruned)
+    if zeros.refilled and run.method.kind in _STAYS_PRUNED:
+        raise LoraDistError(
+            f"{zeros.refilled:,} of {zeros.masked:,} pruned weights are not zero in the model that was loaded"
+        )
+    return zeros.zeros / zeros.weights if zeros.weights else 0.0
