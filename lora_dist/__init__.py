@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lora_dist.verbs.compare import compare
     from lora_dist.verbs.evaluate import evaluate, evaluate_model
     from lora_dist.verbs.plan import plan
+    from lora_dist.verbs.prune import prune
     from lora_dist.verbs.report import report
     from lora_dist.verbs.status import status
     from lora_dist.verbs.train import train
@@ -36,6 +37,7 @@ _HOMES = {
     "evaluate_model": "lora_dist.verbs.evaluate",
     "load_experiment": "lora_dist.config.loading",
     "plan": "lora_dist.verbs.plan",
+    "prune": "lora_dist.verbs.prune",
     "report": "lora_dist.verbs.report",
     "status": "lora_dist.verbs.status",
     "train": "lora_dist.verbs.train",
@@ -53,6 +55,7 @@ __all__ = [
     "evaluate_model",
     "load_experiment",
     "plan",
+    "prune",
     "report",
     "status",
     "train",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -116,6 +117,28 @@ def train(
     folder = user_path(experiment.output_dir) / experiment.name
     print_comparison(do_report([folder]))
     finish({"record": folder / record.run_id / "record.json", "model": folder / record.run_id / "model"}, None)
+
+
+@app.command()
+def prune(
+    words: Words = None,
+    arm: Annotated[str | None, typer.Option(help="Which arm, if the experiment prunes in several ways.")] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(metavar="A:B", help="With prune.mode=dense_inputs: only the blocks from A to before B."),
+    ] = None,
+) -> None:
+    """Prune the model: SparseGPT, Wanda or magnitude, block by block. The same command resumes."""
+    experiment = experiment_of(words)
+    from lora_dist.cli.progress import StageView
+    from lora_dist.cli.prune_output import print_pruned
+    from lora_dist.verbs.prune import prune as do_prune
+    from lora_dist.world import current_world
+
+    with StageView() as view:
+        pruned = do_prune(experiment, arm=arm, blocks=blocks, progress=view)
+    if current_world().is_first:
+        print_pruned(pruned, shlex.join(words or []))
 
 
 @app.command(hidden=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_dist.config.experiment import SECTIONS, Run
+from lora_dist.config.pruning import PruneSection
 from lora_dist.config.sections import DataSection
 from lora_dist.data.tokenise import source_key, tokenise
 from lora_dist.data.tokens import TokenisedData, TokenSet, find_token_set
@@ -18,6 +19,7 @@ from lora_dist.models.loading import context_length, empty_model, load_tokenizer
 from lora_dist.models.methods import method_problems
 from lora_dist.models.weights import check_weights
 from lora_dist.pipeline.fallback import room_problems
+from lora_dist.pipeline.prune_checks import check_calibration, pruning_problems
 from lora_dist.planning.batches import plan_batches
 from lora_dist.planning.strategies import strategy_problems
 from lora_dist.training.arguments import precision_problems
@@ -68,10 +70,8 @@ class Preflight:
         return self._models[run.model.model_dump_json()][0]
 
     def _problems(self, run: Run, world: World) -> Iterator[Problem]:
-        try:
-            plan_batches(run.train, world.size)
-        except UserError as error:
-            yield from error.problems
+        if run.trains:
+            yield from self._once(f"batch {run.train!r} {world!r}", lambda: plan_batches(run.train, world.size))
         yield from strategy_problems(run.method.kind, world.strategy)
         yield from extra_problems(run)
         yield from precision_problems(run, device_of(world))
@@ -79,11 +79,14 @@ class Preflight:
         opened = yield from self._once(f"model {run.model!r}", lambda: self._open(run))
         if opened is None:
             return
-        tokenizer, model = opened
+        _, model = opened
         yield from method_problems(model, run.method)
-        yield from self._once(
-            f"data {run.model!r} {run.data!r}", lambda: self._tokenise(run, tokenizer, context_length(model))
-        )
+        data = yield from self._once(f"data {run.model!r} {run.data!r}", lambda: self._tokenise(run, run.data))
+        if run.prune is not None:
+            yield from self._once(f"prune {run.model!r} {run.prune!r}", lambda: self._check_pruning(run, run.prune))
+            if data is not None:
+                key = f"calibration {run.model!r} {run.data!r} {run.prune!r}"
+                yield from self._once(key, lambda: self._check_calibration(run, run.prune))
 
     def _once(self, key: str, action: Callable[[], object]) -> Iterator[Problem]:
         """`action`'s result, or its problems and None; what has failed is not tried again."""
@@ -105,11 +108,21 @@ class Preflight:
             self._models[key] = opened
         return self._models[key]
 
-    def _tokenise(self, run: Run, tokenizer: PreTrainedTokenizerBase, context: int | None) -> TokenisedData | TokenSet:
-        key = (run.model.model_dump_json(), run.data.model_dump_json())
+    def _tokenise(self, run: Run, section: DataSection) -> TokenisedData | TokenSet:
+        tokenizer, model = self._open(run)
+        key = (run.model.model_dump_json(), section.model_dump_json())
         if key not in self._data:
-            self._data[key] = find_or_tokenise(run.data, tokenizer, context, self.tokens_folder, self.progress)
+            context = context_length(model)
+            self._data[key] = find_or_tokenise(section, tokenizer, context, self.tokens_folder, self.progress)
         return self._data[key]
+
+    def _check_pruning(self, run: Run, section: PruneSection) -> None:
+        self.progress("prepare", 0, 0, f"looking at the blocks of {run.model.path}")
+        raise_together(pruning_problems(run, section))
+
+    def _check_calibration(self, run: Run, section: PruneSection) -> None:
+        source = section.calibration.data or run.data
+        check_calibration(run, section, lambda: self._tokenise(run, source).facts.splits["train"].tokens)
 
 
 def find_or_tokenise(

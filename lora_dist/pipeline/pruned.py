@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -277,6 +277,13 @@ def prune_part(run: Run, folder: RunFolder, model: nn.Module | None = None) -> P
         peak_memory_kind=report["peak_memory_kind"],
         measured_sparsity=_measured_sparsity(run, folder, model) if model is not None else None,
     )
+
+
+def linears_pruned(folder: RunFolder) -> Iterator[dict[str, Any]]:
+    """What pruning.json tells of each linear, with its block."""
+    for block in read_report(folder.pruned)["blocks"]:
+        for linear in block["linears"]:
+            yield {"block": block["block"], **linear}
 
 
 def _measured_sparsity(run: Run, folder: RunFolder, model: nn.Module) -> float:

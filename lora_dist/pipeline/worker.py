@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, TypeVar
 
 from lora_dist.config.experiment import Run
 from lora_dist.config.loading import read_yaml
@@ -23,17 +24,18 @@ from lora_dist.pipeline.attempt import Attempt
 from lora_dist.pipeline.fallback import as_decided, decide_method
 from lora_dist.pipeline.measure import measure_run
 from lora_dist.pipeline.preflight import find_or_tokenise
-from lora_dist.pipeline.pruned import prune_stage
+from lora_dist.pipeline.pruned import linears_pruned, prune_part, prune_stage
 from lora_dist.store.attempts import FINISHED
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.lock import exclusive
-from lora_dist.store.record import Record
+from lora_dist.store.record import PrunePart, Record
 from lora_dist.training.stop import StopFlag
 from lora_dist.training.trainer import train_run
 from lora_dist.world import Team
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int, str], None]
+T = TypeVar("T")
 
 
 def work(path: Path, team: Team, progress: Progress) -> Record | None:
@@ -48,15 +50,65 @@ def work(path: Path, team: Team, progress: Progress) -> Record | None:
         UserError: something the user can mend (outcome `refused`).
         LoraDistError: the run failed (outcome `failed`).
     """
+    return _attempt(path, team, lambda folder, stop: _stages(folder, team, stop, progress), progress)
+
+
+def prune_only(
+    path: Path, team: Team, progress: Progress, chosen: range | None = None
+) -> tuple[PrunePart | None, tuple[dict[str, Any], ...]]:
+    """The pruning stage of the run in `path` alone; as `work` otherwise.
+
+    Args:
+        chosen: these blocks only. Others may be at work on the rest, so the run is not locked then.
+    Returns:
+        The figures, or None while blocks are missing; and what is told of each linear.
+    """
+
+    def stages(folder: RunFolder, stop: StopFlag) -> tuple[PrunePart | None, tuple[dict[str, Any], ...]]:
+        together = _together(team, stop, progress)
+        run = read_run(folder)
+        tokenizer = load_tokenizer(run.model)
+        tokens = team.first_does(lambda: tokens_of(run, folder, tokenizer, progress))
+        if not prune_stage(run, folder, tokens, tokenizer, team, together, chosen):
+            return None, ()
+        return team.first_does(lambda: (prune_part(run, folder), tuple(linears_pruned(folder))))
+
+    return _attempt(path, team, stages, progress, is_alone=chosen is None)
+
+
+def _attempt(
+    path: Path,
+    team: Team,
+    stages: Callable[[RunFolder, StopFlag], T],
+    progress: Progress,
+    *,
+    is_alone: bool = True,
+) -> T:
+    """One attempt at some stages of a run, under its lock if it `is_alone` with it."""
     folder, stop = RunFolder(path), StopFlag()
     quiet_transformers()
     with stop.listening(), ExitStack() as lock:
         _see_each_other(folder, team)
+        if not is_alone:
+            done = stages(folder, stop)
+            stop.end()
+            team.leave()
+            return done
         team.first_does(lambda: lock.enter_context(exclusive(folder.lock)))
         with Attempt(folder, team, stop):
-            record = _stages(folder, team, stop, progress)
+            done = stages(folder, stop)
         progress(FINISHED, 1, 1, "")
-        return record
+        return done
+
+
+def _together(team: Team, stop: StopFlag, progress: Progress) -> Progress:
+    """Progress of what all ranks do in step: they stop together."""
+
+    def tell(*beat: object) -> None:
+        stop.check_together(team)
+        progress(*beat)
+
+    return tell
 
 
 def _see_each_other(folder: RunFolder, team: Team) -> None:
@@ -79,10 +131,7 @@ def _stages(folder: RunFolder, team: Team, stop: StopFlag, progress: Progress) -
         stop.check()
         progress(*beat)
 
-    def together(*beat: object) -> None:
-        stop.check_together(team)
-        progress(*beat)
-
+    together = _together(team, stop, progress)
     together("prepare", 0, 0, "")
     gpu_bytes = memory_of(team.world) if team.world.size == 1 else None
     team.first_does(lambda: decide_method(run, folder, gpu_bytes))

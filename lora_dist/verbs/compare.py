@@ -16,7 +16,7 @@ from lora_dist.reporting.write import Report, write_report
 from lora_dist.store.folders import ExperimentFolder
 from lora_dist.store.record import Record
 from lora_dist.training.stop import StopFlag
-from lora_dist.verbs.folders import claimed, folder_of, make_run_folders, unfinished
+from lora_dist.verbs.folders import check_pruned, claimed, folder_of, make_run_folders, unfinished
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ def compare(experiment: Experiment, *, listener: Listener | None = None) -> Comp
     listener = listener or Listener()
     runs = expand(experiment)
     folder = folder_of(experiment)
+    check_pruned(runs, folder)
     missing = unfinished(runs, folder)
     if missing:
         launcher, stop = launcher_of(experiment.launch, missing), StopFlag(dies_when_asked_again=False)

@@ -15,6 +15,7 @@ from lora_dist.config.loading import load_experiment
 from lora_dist.errors import ConfigError, StorageError, UserError
 from lora_dist.store.atomic import make_folder, storage_errors, write_text
 from lora_dist.store.folders import ExperimentFolder, dump_yaml
+from lora_dist.store.manifest import read_manifest
 
 
 def folder_of(experiment: Experiment, may_change: tuple[str, ...] = ()) -> ExperimentFolder:
@@ -39,7 +40,7 @@ def folder_of(experiment: Experiment, may_change: tuple[str, ...] = ()) -> Exper
 
 
 def _is_foreign(entry: Path, folder: ExperimentFolder) -> bool:
-    """Whether a file is not what a `compare` writes before its experiment file: the tokens, and files being written."""
+    """Whether a file is none of what is written before the experiment file: the tokens, and files being written."""
     return entry != folder.tokens and not entry.name.startswith(".")
 
 
@@ -77,6 +78,22 @@ def make_run_folders(experiment: Experiment, runs: list[Run], folder: Experiment
     write_text(folder.experiment, dump_yaml(experiment.model_dump(mode="json")))
     for run in runs:
         folder.run(run.id).create(run.located().model_dump(mode="json"))
+
+
+def check_pruned(runs: list[Run], folder: ExperimentFolder) -> None:
+    """Make sure that no run's `pruned/` holds something else: it would be taken for the run's model.
+
+    Raises:
+        StorageError: one does.
+    """
+    for run in runs:
+        place = folder.run(run.id).pruned
+        if run.prune is None or not place.exists():
+            continue
+        if (read_manifest(place) or {}).get("pruning_key") != run.located().pruning_key:
+            raise StorageError(
+                key=str(place), problem="holds another model than this run's", fix="move it away, or choose another name"
+            )
 
 
 def unfinished(runs: list[Run], folder: ExperimentFolder) -> list[Run]:

@@ -11,10 +11,25 @@ from lora_dist.errors import ConfigError
 from lora_dist.store.folders import ExperimentFolder, RunFolder
 from lora_dist.store.heartbeat import Heartbeat
 from lora_dist.store.record import Record
-from lora_dist.verbs.folders import claimed, folder_of, make_run_folders
+from lora_dist.verbs.folders import check_pruned, claimed, folder_of, make_run_folders
 from lora_dist.world import Team, World, current_world
 
 Progress = Callable[[str, int, int, str], None]
+
+
+def runs_of(experiment: Experiment, arm: str | None) -> list[Run]:
+    """The runs of one arm, or of all.
+
+    Raises:
+        ConfigError: there is no arm of that name.
+    """
+    runs = expand(experiment)
+    if arm is None:
+        return runs
+    if arm not in experiment.arms:
+        fix = nearest(arm, experiment.arms) if experiment.arms else "leave it out: this experiment has no arms"
+        raise ConfigError(key="--arm", problem=f"no arm is called '{arm}'", fix=fix)
+    return [run for run in runs if run.arm == arm]
 
 
 def only_run(experiment: Experiment, arm: str | None = None) -> Run:
@@ -23,12 +38,7 @@ def only_run(experiment: Experiment, arm: str | None = None) -> Run:
     Raises:
         ConfigError: there are several, or no arm of that name.
     """
-    runs = expand(experiment)
-    if arm is not None:
-        if arm not in experiment.arms:
-            fix = nearest(arm, experiment.arms) if experiment.arms else "leave it out: this experiment has no arms"
-            raise ConfigError(key="--arm", problem=f"no arm is called '{arm}'", fix=fix)
-        runs = [run for run in runs if run.arm == arm]
+    runs = runs_of(experiment, arm)
     if len(runs) > 1:
         arms = list(dict.fromkeys(run.arm for run in runs))
         fix = f"choose one with --arm: {', '.join(arms)}" if len(arms) > 1 else "use compare, or override its sweep"
@@ -52,6 +62,7 @@ def train(experiment: Experiment, *, arm: str | None = None, progress: Progress 
     run = only_run(experiment, arm)
     world = current_world()
     folder = folder_of(experiment)
+    check_pruned([run], folder)
     if world.size == 1 and (finished := folder.run(run.id).read_record()) is not None:
         return finished
     from lora_dist.pipeline.worker import work  # imports the stack, which takes 10 s
@@ -62,23 +73,35 @@ def train(experiment: Experiment, *, arm: str | None = None, progress: Progress 
         team.leave()
         return finished
     show = progress or silent
-    team.first_does(lambda: _prepare(experiment, run, folder, world, show))
+    team.first_does(lambda: prepare(experiment, run, folder, world, show))
     run_folder = folder.run(run.id)
-    return work(run_folder.path, team, _both(run_folder, show) if world.is_first else silent)
+    return work(run_folder.path, team, progress_of(run_folder, show) if world.is_first else silent)
 
 
-def _prepare(experiment: Experiment, run: Run, folder: ExperimentFolder, world: World, show: Progress) -> None:
-    """Check the run, and make its folder and its tokens."""
+def prepare(
+    experiment: Experiment,
+    run: Run,
+    folder: ExperimentFolder,
+    world: World,
+    show: Progress,
+    *,
+    checked: Run | None = None,
+) -> None:
+    """Check the run (or what of it is to be done, `checked`), and make its folder and its tokens.
+
+    Raises:
+        Refused: something the user can mend is wrong.
+    """
     from lora_dist.pipeline.preflight import Preflight
 
     preflight = Preflight(folder.tokens, show)
     with claimed(folder):
-        preflight.check([run], [world])
+        preflight.check([checked or run], [world])
         make_run_folders(experiment, [run], folder)
         preflight.save()
 
 
-def _both(folder: RunFolder, show: Progress) -> Progress:
+def progress_of(folder: RunFolder, show: Progress) -> Progress:
     """Progress for a person and for `status`."""
     heartbeat = Heartbeat(folder.heartbeat)
 
