@@ -17,7 +17,9 @@ def print_pruned(pruned: Pruned, words: str) -> None:
     """The table, the files and the next command; `words` is what was typed after `prune`."""
     figures = pruned.figures
     if figures is None:
-        stdout.print("these blocks are pruned; others are missing, and whoever prunes the last one puts the model together")
+        stdout.print(
+            "these blocks are pruned; others are missing, and whoever prunes the last one puts the model together"
+        )
         finish({"blocks": pruned.folder.parent.parent / "pruned"}, f"lora-dist prune {words} --blocks A:B")
         return
     stdout.print(_table(pruned.linears))

@@ -56,8 +56,10 @@ def make_model(recipe: Recipe, texts: Sequence[str], folder: Path, report: Repor
     import torch
     from safetensors.torch import save_file
 
+    from lora_dist.models.device import one_thread
+
     tokenizer = train_tokenizer(recipe, texts)
-    with _one_thread(), torch.random.fork_rng(devices=[]), torch.device("cpu"), _gradients():
+    with one_thread(), torch.random.fork_rng(devices=[]), torch.device("cpu"), _gradients():
         torch.manual_seed(recipe.seed)
         model = _untrained(recipe, tokenizer)
         _train(model, _blocks(tokenizer, texts, recipe.block), recipe, report)
@@ -98,23 +100,6 @@ def train_tokenizer(recipe: Recipe, texts: Sequence[str]) -> PreTrainedTokenizer
         model_max_length=recipe.context,
         clean_up_tokenization_spaces=False,
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread adds in one order on every machine, and is not held up by busy cores as several are.
-
-    Measured on 2 cores (2026-11, 1.0M parameters): alone, 2 threads take two thirds of one thread's time; beside
-    five other busy processes one thread took 1.6 times as long as alone, and 2 threads more than 10 times.
-    """
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextmanager

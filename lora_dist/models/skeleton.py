@@ -17,9 +17,7 @@ from lora_dist.models.loading import attention_options
 from lora_dist.models.sources import Report, hub_errors, hub_options, source_of
 
 
-def skeleton(
-    section: ModelSection, dtype: torch.dtype | None = None, report: Report | None = None
-) -> PreTrainedModel:
+def skeleton(section: ModelSection, dtype: torch.dtype | None = None, report: Report | None = None) -> PreTrainedModel:
     """The model in evaluation mode with its parameters on the meta device; its buffers (rotary tables) are real.
 
     Raises:

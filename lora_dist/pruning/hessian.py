@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -50,14 +51,17 @@ class Gram:
             part.view(stop - start, columns - start)
             for part, (start, stop) in zip(self.total.split(sizes), self._spans, strict=True)
         ]
+        self._lock = threading.Lock()
 
     def add(self, x: Tensor) -> None:
-        """Add the tokens of one forward pass: [..., C], any number of tokens."""
+        """Add the tokens of one forward pass: [..., C], any number of tokens. Several threads may."""
         x_TC = x.reshape(-1, self.columns)
         with _exact_products(x_TC):
             x_TC = x_TC.float()
             for panel, (start, stop) in zip(self._panels, self._spans, strict=True):
-                panel += x_TC[:, start:stop].T @ x_TC[:, start:]
+                product = x_TC[:, start:stop].T @ x_TC[:, start:]
+                with self._lock:
+                    panel += product
 
     def hessian(self, samples: int) -> Tensor:
         """H_CC = 2/n sum x x^T in float32, whole."""
@@ -75,15 +79,18 @@ class SquareSums:
     def __init__(self, columns: int, device: torch.device) -> None:
         self.columns = columns
         self.total = torch.zeros(columns, dtype=torch.float64, device=device)
+        self._lock = threading.Lock()
 
     def add(self, x: Tensor) -> None:
-        """Add the tokens of one forward pass: [..., C]."""
-        self.total += x.reshape(-1, self.columns).float().square().sum(0)
+        """Add the tokens of one forward pass: [..., C]. Several threads may."""
+        sums_C = x.reshape(-1, self.columns).float().square().sum(0)
+        with self._lock:
+            self.total += sums_C
 
 
 @contextlib.contextmanager
 def _exact_products(x: Tensor) -> Iterator[None]:
-    """16-bit numbers have products that TF32 multiplies exactly (and adds up in float32), at several times the speed."""
+    """Products of 16-bit numbers are exact in TF32 (and added up in float32), at several times the speed."""
     is_short = x.dtype in (torch.bfloat16, torch.float16) and x.device.type == "cuda"
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = before or is_short

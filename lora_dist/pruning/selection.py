@@ -66,8 +66,7 @@ def smallest(scores: Sequence[Tensor], sparsity: float, weights: int, ranks: Ran
     here = torch.stack([chunk.sum() for chunk in equal]) if equal else torch.zeros(0, dtype=torch.int64)
     wanted = (count - below - ranks.before(here)).tolist()
     return [
-        (chunk < threshold) | _first(same, int(most))
-        for chunk, same, most in zip(bits, equal, wanted, strict=True)
+        (chunk < threshold) | _first(same, int(most)) for chunk, same, most in zip(bits, equal, wanted, strict=True)
     ]
 
 
@@ -78,7 +77,9 @@ def _kth(bits: Sequence[Tensor], count: int, ranks: Ranks) -> tuple[int, int]:
     for shift in range(width - _DIGIT_BITS, -1, -_DIGIT_BITS):
         counts = torch.zeros(2**_DIGIT_BITS, dtype=torch.int64)
         for chunk in bits:
-            digits = chunk.flatten() if shift + _DIGIT_BITS == width else chunk[(chunk >> (shift + _DIGIT_BITS)) == prefix]
+            digits = (
+                chunk.flatten() if shift + _DIGIT_BITS == width else chunk[(chunk >> (shift + _DIGIT_BITS)) == prefix]
+            )
             counts += torch.bincount((digits >> shift) & (2**_DIGIT_BITS - 1), minlength=2**_DIGIT_BITS).cpu()
         up_to = ranks.add_up(counts).cumsum(0)
         digit = int(torch.searchsorted(up_to, count - below))

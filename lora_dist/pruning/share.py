@@ -11,7 +11,7 @@ own chunks, with thresholds counted over all of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ from lora_dist.pruning.solver import Goal, chunks_of, magnitude, sparsegpt, wand
 from lora_dist.world import Team
 
 Moments = Gram | SquareSums
+SideBySide = Callable[[Callable[[int], None], Sequence[int]], list[None]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +37,9 @@ class Matrix:
     weight_RC: Tensor  # noqa: N815
     """As it is on the disk, outputs x inputs."""
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether its rows are dealt over the ranks."""
-        return len(chunks_of(self.weight_RC)) > 1
+    def is_shared(self, ranks: int) -> bool:
+        """Whether its rows are dealt over so many ranks."""
+        return ranks > 1 and len(chunks_of(self.weight_RC)) > 1
 
 
 @dataclass
@@ -70,13 +70,16 @@ class _Factor:
         return seconds
 
 
+def _cost(group: Sequence[Matrix], size: int) -> int:
+    """Multiplications, about: the factor's, and those of the matrices that its owner solves alone."""
+    columns = group[0].weight_RC.shape[1]
+    rows = sum(matrix.weight_RC.shape[0] for matrix in group if not matrix.is_shared(size))
+    return columns**3 + rows * columns**2
+
+
 def owners_of(groups: Sequence[Sequence[Matrix]], size: int) -> list[int]:
     """The rank that factors and solves each group: the most work first, each to the rank that has the least."""
-    costs = []
-    for group in groups:
-        columns = group[0].weight_RC.shape[1]
-        rows = sum(matrix.weight_RC.shape[0] for matrix in group if not matrix.is_shared)
-        costs.append(columns**3 + rows * columns**2)
+    costs = [_cost(group, size) for group in groups]
     load, owners = [0] * size, [0] * len(groups)
     for index in sorted(range(len(groups)), key=lambda index: -costs[index]):
         owners[index] = load.index(min(load))
@@ -90,6 +93,8 @@ def solve_block(
     section: PruneSection,
     samples: int,
     team: Team,
+    *,
+    side_by_side: SideBySide | None = None,
 ) -> dict[str, Found]:
     """Prune the matrices of one block on the ranks of `team`; every rank gets all results.
 
@@ -97,29 +102,38 @@ def solve_block(
         groups: matrices that share an input, in the same order on every rank.
         moments: of each group's input over this rank's samples; each is let go of as soon as it is spent.
         samples: over all ranks.
+        side_by_side: does something for several items at a time.
     Raises:
         HessianError: no damping makes a Hessian positive definite.
         LoraDistError: a linear was given no token at all.
     """
-    owners, rank = owners_of(groups, team.world.size), team.world.rank
+    rank, size = team.world.rank, team.world.size
+    owners = owners_of(groups, size)
     for index, owner in enumerate(owners):
         team.add_up(moments[index].total, owner)
         if owner != rank:
             moments[index] = None
     found: dict[str, Found] = {}
     factors: dict[int, _Factor] = {}
+
+    def solve(index: int) -> None:
+        own, moments[index] = moments[index], None
+        factor, solved = _solve_alone(groups[index], own, section, samples, size)
+        found.update(solved)
+        if factor is not None:
+            factors[index] = factor
+
     error: Exception | None = None
+    mine = sorted(
+        (index for index, owner in enumerate(owners) if owner == rank), key=lambda index: -_cost(groups[index], size)
+    )
     try:
-        for index, group in enumerate(groups):
-            if owners[index] == rank:
-                own, moments[index] = moments[index], None
-                found |= _solve_alone(group, own, section, samples, factors, index)
-                del own
+        (side_by_side or _in_turn)(solve, mine)
     except (LoraDistError, RuntimeError) as raised:
         error = raised
     team.raise_together(error)
     for index, group in enumerate(groups):
-        shared = [matrix for matrix in group if section.kind == "sparsegpt" and matrix.is_shared]
+        shared = [matrix for matrix in group if section.kind == "sparsegpt" and matrix.is_shared(size)]
         factor = _copied(factors.pop(index, None), shared[0], owners[index], team) if shared else None
         for matrix in group:
             if factor is not None and matrix in shared:
@@ -129,23 +143,20 @@ def solve_block(
     return found
 
 
+def _in_turn(action: Callable[[int], None], items: Sequence[int]) -> list[None]:
+    return [action(item) for item in items]
+
+
 def _solve_alone(
-    group: Sequence[Matrix],
-    moments: Moments,
-    section: PruneSection,
-    samples: int,
-    factors: dict[int, _Factor],
-    index: int,
-) -> dict[str, Found]:
-    """The owner's part: the group's factor (kept where rows are shared), and the matrices that are its alone."""
+    group: Sequence[Matrix], moments: Moments, section: PruneSection, samples: int, size: int
+) -> tuple[_Factor | None, dict[str, Found]]:
+    """The owner's part: the group's factor where rows are shared, and the matrices that are its alone."""
     if isinstance(moments, SquareSums):
-        return {matrix.name: _by_norms(matrix, moments, samples) for matrix in group}
+        return None, {matrix.name: _by_norms(matrix, moments, samples) for matrix in group}
     factor = _factor(moments, section, samples, group[0].name)
-    alone = [matrix for matrix in group if not matrix.is_shared]
+    alone = [matrix for matrix in group if not matrix.is_shared(size)]
     found = {matrix.name: _solve(matrix, factor, section) for matrix in alone}
-    if len(alone) < len(group):
-        factors[index] = factor
-    return found
+    return factor if len(alone) < len(group) else None, found
 
 
 def _factor(moments: Gram, section: PruneSection, samples: int, name: str) -> _Factor:
@@ -261,4 +272,3 @@ def _solve_together(matrix: Matrix, factor: _Factor, section: PruneSection, team
         errors[rank :: world.size] = theirs
     seconds = factor.take_seconds() + time.perf_counter() - started
     return Found(torch.cat(done), sum(errors), factor.damping, seconds)
-

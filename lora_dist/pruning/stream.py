@@ -1,17 +1,17 @@
 """A model pruned block by block, straight from its files to new ones: only one block has weights at a time.
 
-    ids -> [embeddings] -> hidden states of all samples, kept once
-    for each block: read it; send every sample through (moments of the linears' inputs);
-                    prune; write its shard; send every sample through again (hidden states in place)
+ids -> [embeddings] -> hidden states of all samples, kept once
+for each block: read it; send every sample through (moments of the linears' inputs);
+                prune; write its shard; send every sample through again (hidden states in place)
 """
 
-# Dims: N samples, T tokens, B samples of a forward pass, H hidden size.
+# Dims: N samples, T tokens.
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,18 +23,13 @@ from lora_dist.models.device import peak_memory, release_memory, synchronize
 from lora_dist.models.skeleton import drop_weights, put_weights
 from lora_dist.models.stored import StoredWeights
 from lora_dist.models.structure import decoder_blocks
-from lora_dist.pruning.chain import Call, Groups, block_calls, input_groups, inputs_heard
+from lora_dist.pruning.chain import Groups, inputs_heard
 from lora_dist.pruning.hessian import Gram, SquareSums
 from lora_dist.pruning.output import PrunedModel
+from lora_dist.pruning.passes import Passes, Stopped
 from lora_dist.pruning.share import Found, Matrix, by_magnitude, solve_block
 from lora_dist.pruning.targets import BlockGoals, goals_of, linears_of, matrix_of
 from lora_dist.world import Team
-
-PASS_TOKENS = 2048
-"""Tokens of a forward pass: short samples go together. Fixed, since the shape of a product is what its bits depend on;
-ranks take whole passes."""
-_KEPT_SHARE = 0.4
-"""Of an accelerator's free memory, for hidden states; where they take more they lie in the machine's."""
 
 Progress = Callable[[int, int, str], None]
 """Called with blocks done, blocks in all and a text, by every rank equally often; may raise to stop all of them."""
@@ -54,16 +49,17 @@ class Stream:
     dtype: torch.dtype
     """Of the forward passes."""
     progress: Progress
-    hidden: list[Tensor] = field(default_factory=list)
-    """Of each of this rank's passes, [B, T, H]."""
-    calls: dict[int, list[Call]] = field(default_factory=dict)
-    """How each block is called, by the number of samples in a pass."""
-    peak: int = 0
 
     def __post_init__(self) -> None:
         self.names = self.weights.names_for(self.model)
         self.blocks_name, self.blocks = decoder_blocks(self.model)
         self.goals: list[BlockGoals] = goals_of(self.model, self.section)
+        self.passes = Passes(self.team, self.device, self.dtype)
+
+    @property
+    def _is_independent(self) -> bool:
+        """Whether no block depends on what became of those before it."""
+        return not self.section.uses_data or self.section.mode == "dense_inputs"
 
     def run(self, ids_NT: Tensor | None, chosen: range | None = None) -> None:
         """Prune the blocks that are not on the disk yet (`chosen` ones only, if given).
@@ -72,80 +68,54 @@ class Stream:
             ids_NT: calibration tokens; None for a kind that takes none.
             chosen: blocks of a pruning whose blocks do not depend on each other.
         Raises:
-            HessianError, ModelError, StorageError: see the functions that do the work.
+            HessianError, LoraDistError: a matrix cannot be pruned.
+            ModelError: the blocks do not form a chain.
+            StorageError: the disk is full.
         """
         done = self.team.first_does(self._done)
         wanted = chosen if chosen is not None else range(len(self.blocks))
         last = max((number for number in wanted if number not in done), default=-1)
-        passes = self._deal(ids_NT) if ids_NT is not None and last >= 0 else []
-        self.samples = len(ids_NT) if ids_NT is not None else 0
-        self.turns = int(self.team.highest(len(passes)))
-        if self.turns:
-            self._embed(passes)
-        for number in range(last + 1):
-            self._tell(number, "reading the weights")
-            if number in wanted and number not in done:
-                self._prune_block(number, goes_on=number < last)
-            elif self.turns:
-                self._pass_through(number, is_pruned=number in done)
-        self.hidden.clear()
+        with self.passes:
+            if ids_NT is not None and last >= 0:
+                self._embed(ids_NT)
+            for number in range(last + 1):
+                if number in wanted and number not in done:
+                    self._prune_block(number, goes_on=number < last and ids_NT is not None)
+                elif ids_NT is not None:
+                    self._pass_through(number, is_pruned=number in done)
 
     def _done(self) -> set[int]:
         """Blocks that are on the disk; where each depends on those before it, only as far as there is no gap."""
         done = set(self.output.done())
-        if self.section.uses_data and self.section.mode == "exact":
+        if not self._is_independent:
             first = next(number for number in range(len(self.blocks) + 1) if number not in done)
             self.output.forget_after(first)
             done = set(range(first))
         return done
 
-    def _tell(self, number: int, text: str) -> None:
-        self.progress(number, len(self.blocks), text)
+    def _tell(self, number: int, what: str) -> Callable[[str], None]:
+        return lambda text: self.progress(number, len(self.blocks), f"{what} {text}".rstrip())
 
-    def _deal(self, ids_NT: Tensor) -> list[Tensor]:
-        """This rank's passes: every size-th of them."""
-        together = max(1, PASS_TOKENS // ids_NT.shape[1])
-        return list(ids_NT.split(together))[self.team.world.rank :: self.team.world.size]
-
-    def _embed(self, passes: list[Tensor]) -> None:
-        """What the first block is given for every sample, and how each block is called."""
-        front = {name: stored for name, stored in self.names.items() if not self._is_in_blocks(name)}
+    def _embed(self, ids_NT: Tensor) -> None:
+        """Run what comes before the blocks; a head of its own is left out, it may be as large as many blocks."""
         head = self.model.get_output_embeddings()
         own = {id(weight) for weight in head.parameters()} if head is not None else set()
-        inputs = {id(weight) for weight in self.model.get_input_embeddings().parameters()}
+        own -= {id(weight) for weight in self.model.get_input_embeddings().parameters()}
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
-        needed = {name: stored for name, stored in front.items() if id(parameters.get(name)) not in own - inputs}
-        put_weights(self.model, self._read(needed), self.device)
-        self.model.tie_weights()
-        store = self._store()
-        with torch.no_grad():
-            for turn in range(self.turns):
-                self._tell(0, f"embedding samples, {turn + 1} of {self.turns}")
-                if turn < len(passes):
-                    ids_BT = passes[turn].to(self.device)
-                    hidden_BTH, calls = block_calls(self.model, ids_BT)
-                    self.calls.setdefault(len(ids_BT), calls)
-                    self.hidden.append(hidden_BTH.to(store))
+        front = {
+            name: stored
+            for name, stored in self.names.items()
+            if not name.startswith(f"{self.blocks_name}.") and id(parameters.get(name)) not in own
+        }
+        put_weights(
+            self.model, ((name, self._computed(self.weights.read(s))) for name, s in front.items()), self.device
+        )
+        self.passes.embed(self.model, ids_NT, self._tell(0, ""))
         drop_weights(self.model)
         release_memory()
 
-    def _is_in_blocks(self, name: str) -> bool:
-        return name.startswith(f"{self.blocks_name}.")
-
-    def _store(self) -> torch.device:
-        """Where hidden states lie: on the accelerator if they take little of it."""
-        if self.device.type != "cuda":
-            return self.device
-        config = self.model.config.get_text_config()
-        size = self.turns * PASS_TOKENS * config.hidden_size * self.dtype.itemsize
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return self.device if size < _KEPT_SHARE * free else torch.device("cpu")
-
-    def _read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
-        for name, stored in names.items():
-            yield name, self._as_computed(self.weights.read(stored))
-
-    def _as_computed(self, weight: Tensor) -> Tensor:
+    def _computed(self, weight: Tensor) -> Tensor:
+        """A weight as forward passes take it."""
         return weight.to(self.device, self.dtype if weight.is_floating_point() else None)
 
     def _names_in(self, number: int) -> dict[str, str]:
@@ -155,65 +125,52 @@ class Stream:
 
     def _prune_block(self, number: int, *, goes_on: bool) -> None:
         """One block: its moments, its matrices, its shard, and what it hands on."""
+        self._tell(number, "reading the weights")("")
         started = time.perf_counter()
-        block, names = self.blocks[number], self._names_in(number)
-        goals, linears = self.goals[number].goals, linears_of(self.blocks[number])
+        block, names, linears = self.blocks[number], self._names_in(number), linears_of(self.blocks[number])
         tensors = {name: self.weights.read(stored) for name, stored in names.items()}
-        put_weights(block, ((name, self._as_computed(tensor)) for name, tensor in tensors.items()), self.device)
+        if self.section.uses_data:
+            put_weights(block, ((name, self._computed(tensor)) for name, tensor in tensors.items()), self.device)
         matrices = {
             name: Matrix(name, goal, matrix_of(linears[name], tensors[f"{name}.weight"]).to(self.device))
-            for name, goal in goals.items()
+            for name, goal in self.goals[number].goals.items()
         }
-        stays = self.section.mode == "dense_inputs"
-        found = self._find(number, block, matrices, goes_on=goes_on and stays)
+        hands_on_dense = goes_on and (self._is_independent or not matrices)
+        found = self._find(number, block, matrices, keep_outputs=hands_on_dense)
         for name, result in found.items():
             weight = matrix_of(linears[name], result.weight_RC).contiguous()
             tensors[f"{name}.weight"] = weight.cpu()
-            if not stays:
-                put_weights(block, iter([(f"{name}.weight", self._as_computed(weight))]), self.device)
+            if goes_on and not hands_on_dense:
+                put_weights(block, iter([(f"{name}.weight", self._computed(weight))]), self.device)
+        del matrices
         synchronize(self.device)
         self._write(number, tensors, found, seconds=time.perf_counter() - started)
-        del tensors, matrices, found
-        if goes_on and self.turns and not stays:
-            self._forward(number, block, "pruned outputs")
+        del tensors, found
+        if goes_on and not hands_on_dense:
+            self.passes.forward(number, block, self._tell(number, "pruned outputs"))
         drop_weights(block)
 
     def _find(
-        self, number: int, block: nn.Module, matrices: Mapping[str, Matrix], *, goes_on: bool
+        self, number: int, block: nn.Module, matrices: Mapping[str, Matrix], *, keep_outputs: bool
     ) -> dict[str, Found]:
         """The pruned matrices of one block."""
         if not self.section.uses_data:
-            found = {}
-            for name, matrix in matrices.items():
-                self._tell(number, f"pruning {name}")
-                found[name] = by_magnitude(matrix)
-            return found
+            self._tell(number, "pruning by magnitude")("")
+            found = self.passes.side_by_side(by_magnitude, list(matrices.values()))
+            return dict(zip(matrices, found, strict=True))
         if not matrices:
-            if goes_on:
-                self._forward(number, block, "dense outputs")
+            if keep_outputs:
+                self.passes.forward(number, block, self._tell(number, "dense outputs"))
             return {}
-        groups = self._groups(block, {name: linears_of(block)[name] for name in matrices})
+        linears = linears_of(block)
+        groups = self.passes.groups(number, block, {name: linears[name] for name in matrices})
         moments = [self._new_moments(matrices[names[0]]) for names in groups.of_input]
-        self._observe(number, block, groups, moments, keep_outputs=goes_on)
-        self._tell(number, "solving")
+        self._observe(number, block, groups, moments, keep_outputs=keep_outputs)
+        self._tell(number, "solving")("")
+        by_group = [[matrices[name] for name in names] for names in groups.of_input]
         return solve_block(
-            [[matrices[name] for name in names] for names in groups.of_input],
-            moments,
-            self.section,
-            self.samples,
-            self.team,
+            by_group, moments, self.section, self.passes.samples, self.team, side_by_side=self.passes.side_by_side
         )
-
-    def _groups(self, block: nn.Module, linears: Mapping[str, nn.Module]) -> Groups:
-        """As rank 0 sees them, which always has a sample."""
-        with torch.no_grad():
-            return self.team.first_does(
-                lambda: input_groups(block, self._call(block, self.hidden[0]), self.hidden[0].to(self.device), linears)
-            )
-
-    def _call(self, block: nn.Module, hidden_BTH: Tensor) -> Call:
-        number = next(index for index, other in enumerate(self.blocks) if other is block)
-        return self.calls[len(hidden_BTH)][number]
 
     def _new_moments(self, matrix: Matrix) -> Gram | SquareSums:
         kind = Gram if self.section.kind == "sparsegpt" else SquareSums
@@ -223,80 +180,60 @@ class Stream:
         self, number: int, block: nn.Module, groups: Groups, moments: list[Any], *, keep_outputs: bool
     ) -> None:
         """Send every sample through, adding up what the first linear of each group is given."""
-        linears = linears_of(block)
         of_leader = {names[0]: moment for names, moment in zip(groups.of_input, moments, strict=True)}
-        heard = {name: linears[name] for name in of_leader}
         last = list(of_leader)[-1]
 
         def listen(name: str, x: Tensor) -> None:
             of_leader[name].add(x)
             if name == last and not keep_outputs:
-                raise _Heard  # what comes after the last input is not needed
+                raise Stopped
 
-        with inputs_heard(heard, listen):
-            self._forward(number, block, "inputs", keep_outputs=keep_outputs)
-
-    def _forward(self, number: int, block: nn.Module, what: str, *, keep_outputs: bool = True) -> None:
-        """Send every sample of this rank through a block; its output takes the input's place."""
-        with torch.no_grad():
-            for turn in range(self.turns):
-                self._tell(number, f"{what}, {turn + 1} of {self.turns}")
-                if turn >= len(self.hidden):
-                    continue
-                hidden_BTH = self.hidden[turn].to(self.device)
-                try:
-                    output_BTH = self._call(block, hidden_BTH).run(block, hidden_BTH)
-                except _Heard:
-                    continue
-                if keep_outputs:
-                    self.hidden[turn].copy_(output_BTH)
+        linears = linears_of(block)
+        with inputs_heard({name: linears[name] for name in of_leader}, listen):
+            self.passes.forward(number, block, self._tell(number, "inputs"), keep_outputs=keep_outputs)
 
     def _pass_through(self, number: int, *, is_pruned: bool) -> None:
         """A block that needs no pruning here: hand on what the next one is to be given."""
         block, names = self.blocks[number], self._names_in(number)
-        if is_pruned and self.section.mode == "exact":
+        weights: Iterator[tuple[str, Tensor]]
+        if is_pruned and not self._is_independent:
             inner = {stored: name for name, stored in names.items()}
-            weights = ((inner[stored], self._as_computed(weight)) for stored, weight in self.output.read_block(number))
+            weights = ((inner[stored], self._computed(weight)) for stored, weight in self.output.read_block(number))
         else:
-            weights = ((name, self._as_computed(self.weights.read(stored))) for name, stored in names.items())
+            weights = ((name, self._computed(self.weights.read(stored))) for name, stored in names.items())
         put_weights(block, weights, self.device)
-        self._forward(number, block, "outputs")
+        self.passes.forward(number, block, self._tell(number, "outputs"))
         drop_weights(block)
 
-    def _write(
-        self, number: int, tensors: Mapping[str, Tensor], found: Mapping[str, Found], *, seconds: float
-    ) -> None:
+    def _write(self, number: int, tensors: Mapping[str, Tensor], found: Mapping[str, Found], *, seconds: float) -> None:
         """The block's shard, its masks and its report, by rank 0."""
         names, prefix = self._names_in(number), self.goals[number].name
         memory = max(self.team.gather(peak_memory(self.device).bytes))
-        kept = {f"{prefix}.{name}.weight": tensors[f"{name}.weight"] != 0 for name in found}
-        facts = {
-            "block": number,
-            "seconds": seconds,
-            "peak_memory_bytes": memory,
-            "linears": [
-                self._report(name, result, kept[f"{prefix}.{name}.weight"]) for name, result in found.items()
-            ],
-        }
-        stored = {names[name]: tensor for name, tensor in tensors.items()}
-        self.team.first_does(lambda: self.output.write_block(number, stored, kept, facts))
+
+        def write() -> None:
+            kept = {name: tensors[f"{name}.weight"] != 0 for name in found}
+            facts = {
+                "block": number,
+                "seconds": seconds,
+                "peak_memory_bytes": memory,
+                "linears": [self._report(name, result, kept[name]) for name, result in found.items()],
+            }
+            stored = {names[name]: tensor for name, tensor in tensors.items()}
+            self.output.write_block(
+                number, stored, {f"{prefix}.{name}.weight": keep for name, keep in kept.items()}, facts
+            )
+
+        self.team.first_does(write)
 
     def _report(self, name: str, result: Found, kept: Tensor) -> dict[str, Any]:
         """One linear's line: sparsity, reconstruction error, damping, seconds."""
-        weights = kept.numel()
-        outputs = result.weight_RC.shape[0]
-        error = result.squared_error
-        tokens_per_sample = next(iter(self.hidden), torch.empty(1, 1, 1)).shape[1]
+        error, outputs = result.squared_error, result.weight_RC.shape[0]
         return {
             "name": name,
-            "weights": weights,
-            "zeros": weights - int(kept.sum()),
-            # H is 2/n sum x x^T: half of it over tokens and outputs is the mean squared change of an output.
-            "mean_squared_error": None if error is None else error / 2 / tokens_per_sample / outputs,
+            "weights": kept.numel(),
+            "zeros": kept.numel() - int(kept.sum()),
+            # H is 2/n sum x x^T: half of it, per token of a sample and output, is a mean squared change of an output.
+            "mean_squared_error": None if error is None else error / 2 / self.passes.tokens_per_sample / outputs,
             "damping": result.damping,
             "seconds": result.seconds,
         }
-
-
-class _Heard(Exception):
-    """All inputs of a block have been heard."""

@@ -106,7 +106,9 @@ def _name_problems(key: str, given: Iterable[str], names: Sequence[str]) -> Iter
     leaves = list(dict.fromkeys(name.rpartition(".")[2] for name in names))
     for name in given:
         if not any(_fits(known, name) for known in names):
-            yield Problem(key, f"no linear in this model's blocks is called '{name}'", f"use some of {', '.join(leaves)}")
+            yield Problem(
+                key, f"no linear in this model's blocks is called '{name}'", f"use some of {', '.join(leaves)}"
+            )
 
 
 def _pattern_problems(model: PreTrainedModel, section: PruneSection) -> Iterator[Problem]:

@@ -92,7 +92,9 @@ def check_pruned(runs: list[Run], folder: ExperimentFolder) -> None:
             continue
         if (read_manifest(place) or {}).get("pruning_key") != run.located().pruning_key:
             raise StorageError(
-                key=str(place), problem="holds another model than this run's", fix="move it away, or choose another name"
+                key=str(place),
+                problem="holds another model than this run's",
+                fix="move it away, or choose another name",
             )
 
 

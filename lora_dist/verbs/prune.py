@@ -89,5 +89,7 @@ def _blocks(run: Run, text: str) -> range:
         )
     found = re.fullmatch(r"([0-9]+):([0-9]+)", text)
     if found is None or int(found[1]) >= int(found[2]):
-        raise ConfigError(key="--blocks", problem=f"'{text}' is no range", fix="give one such as 0:8, for blocks 0 to 7")
+        raise ConfigError(
+            key="--blocks", problem=f"'{text}' is no range", fix="give one such as 0:8, for blocks 0 to 7"
+        )
     return range(int(found[1]), int(found[2]))
