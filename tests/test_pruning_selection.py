@@ -63,8 +63,8 @@ class Rank:
         return (every.cumsum(0) - every)[self.number :: self.size]
 
 
-@pytest.mark.parametrize("size", (2, 3, 5))
-@pytest.mark.parametrize("tied", (False, True))
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("tied", [False, True])
 def test_ranks_that_share_rows_choose_what_one_does(size, tied):
     scores_RB = torch.rand(4 * 30 + 7, 16, generator=torch.Generator().manual_seed(size))
     scores_RB = (scores_RB * 8).round() / 8 if tied else scores_RB

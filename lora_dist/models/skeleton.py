@@ -31,6 +31,7 @@ def skeleton(section: ModelSection, dtype: torch.dtype | None = None, report: Re
         model = AutoModelForCausalLM.from_config(
             config, trust_remote_code=section.trust_remote_code, **attention_options(section), **options
         )
+    model.tie_weights()  # tied ones were parted when each was put on the meta device
     return model.eval().requires_grad_(False)
 
 

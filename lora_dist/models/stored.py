@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from lora_dist.config.sections import ModelSection
 from lora_dist.errors import ModelError
@@ -101,6 +102,7 @@ class StoredWeights:
         for name, tensor in model.state_dict(keep_vars=True).items():
             candidates = (name, name.removeprefix(prefix), prefix + name)
             stored = next((candidate for candidate in candidates if candidate in self.tensors), None)
+            stored = stored or self._renamed(model, name, tensor)
             if stored is None:
                 missing.append(name)
             elif self.tensors[stored].shape != tuple(tensor.shape):
@@ -109,6 +111,11 @@ class StoredWeights:
                 found[name] = stored
         self._refuse_missing(model, missing, found)
         return found
+
+    def _renamed(self, model: PreTrainedModel, name: str, tensor: Tensor) -> str | None:
+        """The name that transformers saves a weight under, where it has another one in memory (GPT-NeoX's head)."""
+        names = list(revert_weight_conversion(model, {name: tensor.to("meta")}))
+        return names[0] if len(names) == 1 and names[0] in self.tensors else None
 
     def _refuse_missing(self, model: PreTrainedModel, missing: list[str], found: Mapping[str, str]) -> None:
         """A weight may only lack where it is another one's twin."""

@@ -1,0 +1,59 @@
+"""Prunings in this process, without tokenizers or data: a saved model, random tokens, the real stream and folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lora_dist.config.pruning import PruneSection
+from lora_dist.config.sections import ModelSection
+from lora_dist.models.masks import read_masks
+from lora_dist.models.skeleton import skeleton
+from lora_dist.models.stored import StoredWeights
+from lora_dist.models.structure import decoder_blocks
+from lora_dist.pruning.output import PrunedModel
+from lora_dist.pruning.stream import Stream
+from lora_dist.world import Team
+
+
+def ids_of(samples: int, length: int, vocabulary: int, seed: int = 0) -> Tensor:
+    return torch.randint(3, vocabulary, (samples, length), generator=torch.Generator().manual_seed(seed))
+
+
+def stream_to(
+    folder: Path, source: Path, section: PruneSection, progress=lambda *_: None, dtype=torch.float32
+) -> tuple[Stream, PrunedModel]:
+    """A stream from a saved model into `folder`, begun and not run."""
+    model = skeleton(ModelSection(path=str(source)), dtype)
+    weights = StoredWeights.of_source(ModelSection(path=str(source)))
+    output = PrunedModel(folder, len(decoder_blocks(model)[1]) + 1)
+    output.begin({"source": weights.fingerprint()})
+    return Stream(section, model, weights, output, Team(), torch.device("cpu"), dtype, progress), output
+
+
+def prune_to(folder: Path, source: Path, section: PruneSection, ids_NT: Tensor | None, **options) -> Path:
+    """Prune a saved model into `folder`, whole."""
+    stream, output = stream_to(folder, source, section, **options)
+    stream.run(ids_NT)
+    in_blocks = {name for block in output.done().values() for name in block.names}
+    names = [name for name in stream.weights.tensors if name not in in_blocks]
+    number = len(stream.blocks)
+    output.write_rest(number, {name: stream.weights.read(name) for name in names})
+    output.finish({number: names}, {"config.json": (source / "config.json").read_bytes()}, {})
+    return folder
+
+
+def weights_of(folder: Path) -> dict[str, Tensor]:
+    return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
+
+
+def masks_of(folder: Path) -> dict[str, Tensor]:
+    return dict(read_masks(folder))
+
+
+def shards_of(folder: Path) -> dict[str, bytes]:
+    """Every weight and mask file, by name."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
