@@ -18,32 +18,44 @@ from lora_dist.pruning.output import PrunedModel
 from lora_dist.pruning.stream import Stream
 from lora_dist.world import Team
 
+ALONE = Team()
+
 
 def ids_of(samples: int, length: int, vocabulary: int, seed: int = 0) -> Tensor:
     return torch.randint(3, vocabulary, (samples, length), generator=torch.Generator().manual_seed(seed))
 
 
+def silent(*_: object) -> None:
+    """Show nothing."""
+
+
 def stream_to(
-    folder: Path, source: Path, section: PruneSection, progress=lambda *_: None, dtype=torch.float32
+    folder: Path, source: Path, section: PruneSection, *, team: Team = ALONE, progress=silent, dtype=torch.float32
 ) -> tuple[Stream, PrunedModel]:
     """A stream from a saved model into `folder`, begun and not run."""
     model = skeleton(ModelSection(path=str(source)), dtype)
     weights = StoredWeights.of_source(ModelSection(path=str(source)))
     output = PrunedModel(folder, len(decoder_blocks(model)[1]) + 1)
-    output.begin({"source": weights.fingerprint()})
-    return Stream(section, model, weights, output, Team(), torch.device("cpu"), dtype, progress), output
+    team.first_does(lambda: output.begin({"source": weights.fingerprint()}))
+    return Stream(section, model, weights, output, team, torch.device("cpu"), dtype, progress), output
 
 
-def prune_to(folder: Path, source: Path, section: PruneSection, ids_NT: Tensor | None, **options) -> Path:
+def prune_to(
+    folder: Path, source: Path, section: PruneSection, ids_NT: Tensor | None, *, team: Team = ALONE, **options
+) -> Path:
     """Prune a saved model into `folder`, whole."""
-    stream, output = stream_to(folder, source, section, **options)
+    stream, output = stream_to(folder, source, section, team=team, **options)
     stream.run(ids_NT)
+    team.first_does(lambda: _finish(stream, output, source))
+    return folder
+
+
+def _finish(stream: Stream, output: PrunedModel, source: Path) -> None:
     in_blocks = {name for block in output.done().values() for name in block.names}
     names = [name for name in stream.weights.tensors if name not in in_blocks]
     number = len(stream.blocks)
     output.write_rest(number, {name: stream.weights.read(name) for name in names})
     output.finish({number: names}, {"config.json": (source / "config.json").read_bytes()}, {})
-    return folder
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
