@@ -42,7 +42,7 @@ Progress = Callable[[str, int, int, str], None]
 
 
 def open_measured(run: Run, folder: RunFolder, device: torch.device, adapter: Path | None) -> PreTrainedModel:
-    """The model of a run as its arm is measured: the (pruned) base, the base with an adapter, or the trained weights."""
+    """The model of a run as it is measured: the (pruned) base, the base with an adapter, or the trained weights."""
     dtype = dtype_of(run.model, device)
     if run.method.kind in ADAPTER_KINDS or not run.trains:
         quantization = quantization_config(run.method, dtype)

@@ -1,4 +1,4 @@
-"""What can be known of a pruning before it starts: the structure, the weights' names, the chain of blocks, the tokens."""
+"""What can be known of a pruning before it starts: structure, names of the weights, chain of blocks, tokens."""
 
 from __future__ import annotations
 

@@ -115,14 +115,18 @@ def _calibration(
         context = context_length(skeleton(run.model))
         source = tokens
         if section.calibration.data is not None:
-            show = lambda *beat: None  # noqa: E731 - the other ranks hear nothing of this
-            found = find_or_tokenise(section.calibration.data, tokenizer, context, folder.experiment.tokens, show)
+            data = section.calibration.data
+            found = find_or_tokenise(data, tokenizer, context, folder.experiment.tokens, _unheard)
             source = found.save(folder.experiment.tokens) if isinstance(found, TokenisedData) else found
         length = calibration_length(section.calibration, context)
         return calibration_ids(source.rows("train"), section.calibration, length)
 
     progress("prune", 0, 0, "reading the calibration tokens")
     return team.first_does(read)
+
+
+def _unheard(*_: object) -> None:
+    """Progress of what rank 0 does alone."""
 
 
 def _section(run: Run) -> PruneSection:
@@ -215,7 +219,7 @@ def _check_space(shared: Path, weights: StoredWeights, output: PrunedModel) -> N
     if free < needed:
         raise StorageError(
             key=str(shared.parent),
-            problem=f"a pruned model takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free on this disk",
+            problem=f"a pruned model takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free there",
             fix="free some space, or choose another output_dir",
         )
 

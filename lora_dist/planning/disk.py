@@ -11,11 +11,13 @@ CHECKPOINT_BYTES = {False: 12, True: 16}
 
 
 def disk_bytes(shape: ModelShape, run: Run, *, under_zero: bool) -> int:
-    """Bytes at the worst moment: the kept checkpoints, the one being written beside them, and `model/`."""
+    """Bytes at the worst moment: the kept checkpoints, the one being written beside them, `model/`, and `pruned/` (which
+    runs that prune alike share)."""
+    pruned = shape.parameters * 2 + shape.layers * shape.block_linears // 8 if run.prune else 0  # 16 bit, and masks
     if not run.trains:
-        return 0
+        return pruned
     trained = trained_parameters(shape, run.method)
     frozen = shape.parameters - trained if run.method.kind == "partial" else 0  # saved with the rest of the model
     checkpoint = CHECKPOINT_BYTES[under_zero] * trained + 4 * frozen
     model = 4 * (trained + frozen)
-    return checkpoint * (run.train.keep_checkpoints + 1) + model
+    return checkpoint * (run.train.keep_checkpoints + 1) + model + pruned

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lora_dist.config.pruning import PruneSection
-from lora_dist.errors import LoraDistError
+from lora_dist.errors import LoraDistError, ModelError
 from lora_dist.pruning.hessian import Gram, SquareSums, dead_columns, factor_with_damping
 from lora_dist.pruning.selection import Ranks
 from lora_dist.pruning.solver import Goal, chunks_of, magnitude, sparsegpt, wanda
@@ -105,7 +105,7 @@ def solve_block(
         side_by_side: does something for several items at a time.
     Raises:
         HessianError: no damping makes a Hessian positive definite.
-        LoraDistError: a linear was given no token at all.
+        ModelError: a linear was given nothing but zeros.
     """
     rank, size = team.world.rank, team.world.size
     owners = owners_of(groups, size)
@@ -171,7 +171,11 @@ def _factor(moments: Gram, section: PruneSection, samples: int, name: str) -> _F
 
 def _refuse_unseen(dead_C: Tensor, name: str) -> None:
     if bool(dead_C.all()):
-        raise LoraDistError(f"{name} was given nothing but zeros: every weight of it would go; add it to prune.skip")
+        raise ModelError(
+            key="prune.skip",
+            problem=f"{name} was given nothing but zeros by the calibration tokens: every weight of it would go",
+            fix=f"add it there, prune.skip=[{name.rpartition('.')[2]}], or give other calibration data",
+        )
 
 
 def _solve(matrix: Matrix, factor: _Factor, section: PruneSection) -> Found:

@@ -82,7 +82,7 @@ def sparsegpt(
 def _chosen(
     work: Sequence[Tensor], block: slice, upper_BB: Tensor, goal: Goal, rows: int, ranks: Ranks | None
 ) -> list[Tensor] | None:
-    """For a share: what goes of this block, over all its rows, [B, R] for each chunk. A pattern is chosen on the way."""
+    """For a share: what goes of this block, [B, R] for each chunk of rows. A pattern is chosen on the way."""
     if isinstance(goal, str):
         return None
     scale_B1 = upper_BB.diagonal()[:, None]

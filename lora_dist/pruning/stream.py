@@ -68,8 +68,8 @@ class Stream:
             ids_NT: calibration tokens; None for a kind that takes none.
             chosen: blocks of a pruning whose blocks do not depend on each other.
         Raises:
-            HessianError, LoraDistError: a matrix cannot be pruned.
-            ModelError: the blocks do not form a chain.
+            HessianError: no damping makes a Hessian positive definite.
+            ModelError: the blocks do not form a chain, or a linear was given nothing but zeros.
             StorageError: the disk is full.
         """
         done = self.team.first_does(self._done)

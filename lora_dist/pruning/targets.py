@@ -1,4 +1,4 @@
-"""Which linears of a model are pruned, and how far: the goal of each, and what of the section does not fit the model."""
+"""Which linears of a model are pruned, and how far; and what of the section does not fit the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MATRIX = 2
 
 @dataclass(frozen=True)
 class BlockGoals:
-    """One decoder block: its dotted name, and the goal of each linear in it that is pruned, by its name in the block."""
+    """One decoder block: its dotted name, and the goal of each of its pruned linears, by their names in it."""
 
     name: str
     goals: Mapping[str, Goal]

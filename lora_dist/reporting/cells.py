@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lora_dist.reporting.pruned import pruned_lines
 from lora_dist.reporting.rows import Comparison, Group, Row, Versus
 from lora_dist.reporting.words import NOTHING, count, duration, percent, setting, size, speed, with_interval
 
@@ -36,6 +37,7 @@ def columns_for(comparison: Comparison) -> list[Column]:
     bases, fulls = _references(comparison, "base"), _references(comparison, "full")
     columns = [
         Column("arm", _arm, numeric=False),
+        Column("pruned", _pruned, numeric=False),
         Column("test ppl", lambda row: _perplexity(row, "test")),
         Column("vs base", lambda row: _versus(row.versus_base, is_reference=row.name in bases)),
         Column("vs full", lambda row: _versus(row.versus_full, is_reference=row.name in fulls)),
@@ -46,7 +48,7 @@ def columns_for(comparison: Comparison) -> list[Column]:
         Column("generation", _generation, worth=1),
     ]
     if len(comparison.groups) > 1:
-        columns.insert(2, Column("bits/byte", _bits_per_byte, worth=8))
+        columns.insert(3, Column("bits/byte", _bits_per_byte, worth=8))
     return [column for column in columns if any(column.cell(row).lines != (NOTHING,) for row in rows)]
 
 
@@ -67,6 +69,10 @@ def _arm(row: Row) -> Cell:
     kind = "" if row.kind == row.run.arm else f"{row.kind} "
     settings = kind + settings_words(row)
     return Cell((row.name, settings) if settings else (row.name,))
+
+
+def _pruned(row: Row) -> Cell:
+    return Cell(pruned_lines(row) or (NOTHING,))
 
 
 def _trainable(row: Row) -> Cell:

@@ -10,6 +10,7 @@ from lora_dist.config.expansion import expand
 from lora_dist.config.loading import load_experiment
 from lora_dist.reporting.differences import with_differences
 from lora_dist.reporting.names import short_names, without_seed
+from lora_dist.reporting.pruned import pruned_notes
 from lora_dist.reporting.rows import Comparison, Group, Row, Source, settings_of
 from lora_dist.reporting.states import run_states
 from lora_dist.reporting.words import listed, many
@@ -35,7 +36,14 @@ def collect(folders: Sequence[ExperimentFolder]) -> Comparison:
         done, notes = with_differences(group)
         groups.append(done)
         problems += notes
-    notes = [*_group_notes(groups), *problems, *_seed_notes(groups), *_unequal(groups), *_strangers(sources, rows)]
+    notes = [
+        *_group_notes(groups),
+        *problems,
+        *_seed_notes(groups),
+        *pruned_notes(groups),
+        *_unequal(groups),
+        *_strangers(sources, rows),
+    ]
     return Comparison(sources, tuple(groups), tuple(row for row in rows if not row.record), tuple(notes))
 
 

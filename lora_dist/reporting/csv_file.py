@@ -46,6 +46,10 @@ def _setting(name: str) -> Getter:
     return lambda row: row.settings.get(name)
 
 
+def _prune(name: str) -> Getter:
+    return lambda row: getattr(row.record.prune, name) if row.record and row.record.prune else None
+
+
 def _split_columns(split: str) -> dict[str, Getter]:
     def bound(which: str) -> Getter:
         return lambda row: getattr(estimate, which) if (estimate := row.perplexity(split)) else None
@@ -101,6 +105,11 @@ def _columns() -> dict[str, Getter]:
         "tokens_per_second", "peak_memory_bytes", "peak_memory_kind", "world_size", "global_batch_size", "zero_stage",
     ):  # fmt: skip
         columns[f"training_{name}"] = _train(name)  # train_ is the split of that name
+    for name in (
+        "kind", "sparsity", "pattern", "mode", "is_approximate", "measured_sparsity", "mean_squared_error", "seconds",
+        "peak_memory_bytes", "world_size",
+    ):  # fmt: skip
+        columns[f"prune_{name}"] = _prune(name)
     columns["generated_tokens_per_second"] = lambda row: (
         row.record.generation.tokens_per_second if row.record and row.record.generation else None
     )

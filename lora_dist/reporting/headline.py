@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lora_dist.errors import StorageError
 from lora_dist.reporting.collect import short_hash
 from lora_dist.reporting.differences import base_for, chosen, difference, full_for, selection_split
+from lora_dist.reporting.pruned import pruned_sentences
 from lora_dist.reporting.rows import Comparison, Group, Row, Versus, best, settings_of
 from lora_dist.reporting.words import METHOD_WORDS, listed, many, percent, sentence, setting, with_interval
 
@@ -45,6 +46,7 @@ def _answer(group: Group) -> Headline:
     sentences = [_best_sentence(top, group), *(_against_full(pick, group) for pick in picks)]
     if not picks and (full := chosen(group.of_kind("full"))) and full.versus_base:
         sentences.append(f"{sentence(_called(full))} is {_difference_words(full.versus_base, 'the base model')}.")
+    sentences += pruned_sentences(group)
     sentences += [warning for pick in picks if (warning := _worse_than_base(pick))]
     return Headline(_title(picks, top), tuple(sentences))
 

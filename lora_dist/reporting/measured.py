@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_dist.config.sections import SPLITS
 from lora_dist.reporting.differences import BOOTSTRAP_SEED
+from lora_dist.reporting.pruned import pruning_fact
 from lora_dist.reporting.rows import Comparison, Group, Row
 from lora_dist.reporting.words import count, listed, many, size
 from lora_dist.store.record import Record
@@ -43,6 +44,7 @@ def facts(group: Group) -> list[Fact]:
         ("seeds", listed(sorted({str(row.seed) for row in group.rows if row.seed is not None}, key=int)) or "none"),
         ("dtype of frozen weights and evaluation", _each(group, lambda record: record.model.dtype)),
         ("dtype of trained weights", _each(group, lambda record: record.model.trainable_dtype)),
+        ("pruning", _each(group, pruning_fact)),
         ("quantization", _each(group, _quantization)),
         ("attention", _each(group, lambda record: record.model.attention)),
         ("batch", _each(group, _batch)),

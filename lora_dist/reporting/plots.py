@@ -124,9 +124,9 @@ def _scatter(
             points.append(
                 _point(panel, row, x_of(row) or 0.0, points, theme, arms[_arm(row)], labels.get(row.name, ""))
             )
-        _base_lines(panel, group, points, theme)
+        base_lines(panel, group, points, theme)
         name_axes(panel, x_name, "test perplexity (lower is better)", heading, theme)
-        _scale(panel, points, log_x=always_log or _is_wide([point.x for point in points]))
+        scale(panel, points, log_x=always_log or _is_wide([point.x for point in points]))
         label_points(panel, points, theme)
     return png_bytes(figure)
 
@@ -160,7 +160,7 @@ def _point(panel: Axes, row: Row, x: float, before: Sequence[Point], theme: Them
     return Point(x, estimate.value, lowest, highest, label, nudge)
 
 
-def _base_lines(panel: Axes, group: Group, points: Sequence[Point], theme: Theme) -> None:
+def base_lines(panel: Axes, group: Group, points: Sequence[Point], theme: Theme) -> None:
     """The zero-shot rows, which train nothing, as horizontal lines; one far above all others only as a note, since
     drawn to scale it would squeeze together what the plot is there to tell apart."""
     lines: dict[float, list[str]] = {}  # bases of several experiments are often one and the same
@@ -182,7 +182,7 @@ def _base_lines(panel: Axes, group: Group, points: Sequence[Point], theme: Theme
         )
 
 
-def _scale(panel: Axes, points: Sequence[Point], *, log_x: bool) -> None:
+def scale(panel: Axes, points: Sequence[Point], *, log_x: bool) -> None:
     """Logarithmic axes where values differ widely, and room at the sides for labels."""
     low, high = panel.dataLim.intervaly
     if low > 0 and high / low > _WIDE:

@@ -97,8 +97,15 @@ def _state_of(folder: RunFolder, history: _History) -> RunState:
     if outcome is None:
         return _without_outcome(folder, history, known)
     if outcome["outcome"] == "completed":
-        return RunState(folder, "waiting", "its record is gone: it will be measured again", **known)
+        return RunState(folder, "waiting", _unmeasured(folder), **known)
     return RunState(folder, outcome["outcome"], str(outcome.get("message") or ""), **known)
+
+
+def _unmeasured(folder: RunFolder) -> str:
+    """Why a run that ended well has no record."""
+    if folder.pruned.is_dir() and not folder.scores.is_dir():
+        return "pruned, and not yet measured"
+    return "its record is gone: it will be measured again"
 
 
 def _without_outcome(folder: RunFolder, history: _History, known: dict[str, Any]) -> RunState:

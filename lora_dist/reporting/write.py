@@ -13,6 +13,8 @@ from lora_dist.reporting.markdown import markdown
 from lora_dist.reporting.page import page
 from lora_dist.reporting.plots import FILE_NAMES, draw_plots
 from lora_dist.reporting.rows import Comparison, Row
+from lora_dist.reporting.sparsity_plot import FILE_NAME as SPARSITY
+from lora_dist.reporting.sparsity_plot import sparsity_plots
 from lora_dist.store.atomic import make_folder, write_bytes, write_text
 from lora_dist.store.folders import ExperimentFolder
 
@@ -47,7 +49,7 @@ def write_report(folders: Sequence[ExperimentFolder], into: Path) -> Report:
         StorageError: a folder cannot be read, or `into` cannot be written.
     """
     comparison = collect(folders)
-    plots = draw_plots(comparison)
+    plots = [*draw_plots(comparison), *sparsity_plots(comparison)]
     texts = {
         "report.html": page(comparison, plots),
         "report.md": markdown(comparison, plots),
@@ -58,7 +60,7 @@ def write_report(folders: Sequence[ExperimentFolder], into: Path) -> Report:
         write_text(into / name, text)
     for plot in plots:
         write_bytes(into / plot.file_name, plot.png)
-    for name in set(FILE_NAMES) - {plot.file_name for plot in plots}:
+    for name in {*FILE_NAMES, SPARSITY} - {plot.file_name for plot in plots}:
         (into / name).unlink(missing_ok=True)  # of an earlier report: it would be taken for this one's
     files = (*texts, *(plot.file_name for plot in plots))
     return Report(comparison, tuple(headlines(comparison)), tuple(into / name for name in files))
