@@ -169,7 +169,6 @@ CONFIG = [
         "two mistakes", "compare small.yaml data.max_length=-3 evaluate.sampels=2",
         (("data.max_length", "greater than 0"), ("evaluate.sampels", "did you mean 'samples'")),
     ),
-    light("section for a later version", "compare small.yaml prune.kind=sparsegpt", "prune", "leave it out"),
     light("bad override", "compare small.yaml fast", "fast", "write key=value"),
     light("override that is not YAML", "compare small.yaml 'train.extra={a: [}'", "train.extra", "quote it"),
     light("two files", "compare small.yaml other.yaml", "other.yaml", "one experiment file at a time"),

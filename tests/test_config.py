@@ -59,7 +59,16 @@ def test_all_mistakes_are_told_at_once_with_key_and_fix():
         ("arms.a/b={}", "arms.a/b", "letters, digits"),
         ("name=../x", "name", "letters, digits"),
         ("seeds=[]", "seeds", "at least one"),
-        ("prune={kind: sparsegpt}", "prune", "reserved"),
+        ("prune={kind: sparsegpt}", "prune", "neither is given"),
+        ("prune={sparsity: 0.5, pattern: 2:4}", "prune", "both are given"),
+        ("prune.sparsity=1.0", "prune.sparsity", "less than 1"),
+        ("prune.sparsity=-1", "prune.sparsity", "greater than or equal to 0"),
+        ("prune.pattern=4:2", "prune.pattern", "N < M"),
+        ("prune.pattern=2-4", "prune.pattern", "such as 2:4"),
+        ("prune={sparsity: 0.5, calibration: {sample: 3}}", "prune.calibration.sample", "did you mean 'samples'"),
+        ("prune={sparsity: 0.5, overrides: {down_proj: 1.5}}", "prune.overrides.down_proj", "less than 1"),
+        ("arms.a.prune={kind: magnitude, sparsity: 0.5, damping: 1}", "arms.a.prune.damping", "nothing for magnitude"),
+        ("arms.a.grid={prune.calibration.sample: [1]}", "arms.a.grid.prune.calibration.sample", "unknown key"),
         ("evaluate.splits=[train]", "evaluate.splits", "test split"),
         ("nonsense", "nonsense", "key=value"),
         ("model.path.x=1", "model.path.x", "not a mapping"),
@@ -101,6 +110,42 @@ def test_arms_points_grid_and_seeds_multiply():
     }
 
 
+def test_arms_change_parts_of_the_pruning_and_null_leaves_an_arm_dense():
+    arms = {
+        "dense": "{prune: null}",
+        "half": "{}",
+        "pattern": "{prune: {pattern: 2:4}}",
+        "few": "{prune: {calibration: {samples: 4}}}",
+        "swept": "{grid: {prune.sparsity: [0.3, 0.7], prune.calibration.length: [64]}}",
+    }
+    overrides = ["prune={sparsity: 0.5, calibration: {samples: 8, length: 32}}", "method.kind=base"]
+    experiment = load_experiment(None, [*ENOUGH, *overrides, *(f"arms.{name}={arm}" for name, arm in arms.items())])
+    again = Experiment.model_validate(
+        yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False))
+    )
+    for read in (experiment, again):  # an experiment file that was written by us says the same
+        runs = expand(read)
+        assert [(run.arm, run.prune and (run.prune.goal, run.prune.calibration.samples, run.prune.calibration.length))
+                for run in runs] == [
+            ("dense", None), ("half", (0.5, 8, 32)), ("pattern", ("2:4", 8, 32)), ("few", (0.5, 4, 32)),
+            ("swept", (0.3, 8, 64)), ("swept", (0.7, 8, 64)),
+        ]  # fmt: skip
+        assert len({run.id for run in runs}) == 6
+
+
+def test_runs_that_prune_alike_share_a_key_whatever_they_train():
+    def key(*overrides):
+        return expand(load_experiment(None, [*ENOUGH, "prune.sparsity=0.5", *overrides]))[0].pruning_key
+
+    same = key()
+    for harmless in ("method.kind=full", "train.epochs=9", "seeds=[3]", "evaluate.samples=1"):
+        assert key(harmless) == same
+    for other in ("prune.sparsity=0.6", "prune.mode=dense_inputs", "model.path=x", "data.path=x", "prune.damping=1"):
+        assert key(other) != same
+    magnitude = key("prune.kind=magnitude")
+    assert magnitude == key("prune.kind=magnitude", "data.path=x", "prune.damping=1")
+
+
 def test_a_run_id_depends_on_what_changes_numbers_and_on_nothing_else():
     def run_id(*overrides):
         return expand(load_experiment(None, [*ENOUGH, *overrides]))[0].id
@@ -128,7 +173,9 @@ def test_an_experiment_survives_the_round_trip_through_its_file(rate, rank, path
         {"name": "x", "model": {"path": path}, "data": {"task": "causal_lm", "path": path},
          "train": {"learning_rate": rate}, "arms": {"a": {"method": {"rank": rank}}, "b": None}}
     )  # fmt: skip
-    again = Experiment.model_validate(yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json"))))
+    again = Experiment.model_validate(
+        yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False))
+    )
     assert [run.id for run in expand(again)] == [run.id for run in expand(experiment)]
 
 
@@ -157,7 +204,7 @@ def test_an_experiment_folder_is_as_good_as_its_file(tmp_path):
     experiment = load_experiment(None, ENOUGH)
     folder = tmp_path / "some-name"
     folder.mkdir()
-    (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment.model_dump(mode="json")))
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False))
     assert load_experiment(folder) == experiment
 
 

@@ -24,6 +24,7 @@ from lora_dist.cli.output import (
     print_usage_error,
     stdout,
 )
+from lora_dist.cli.recipes import recipes_app
 from lora_dist.errors import Interrupted, LoraDistError, RunsFailed, UserError
 
 FIRST_SPEAKS_S = 1.0
@@ -55,7 +56,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-recipes_app = typer.Typer(help="The shipped experiments.", no_args_is_help=True)
 app.add_typer(recipes_app, name="recipes")
 
 Words = Annotated[
@@ -230,34 +230,6 @@ def clean(
     from lora_dist.verbs.clean import clean as do_clean
 
     print_cleaned(do_clean(folder, dry_run=dry_run), dry_run=dry_run)
-
-
-@recipes_app.command("list")
-def recipes_list() -> None:
-    """Show the names and what each is for."""
-    from lora_dist.verbs.recipes import recipes
-
-    for recipe in recipes():
-        stdout.print(f"{recipe.name:12} {recipe.summary}", highlight=False, markup=False, soft_wrap=True)
-
-
-@recipes_app.command("show")
-def recipes_show(name: str) -> None:
-    """Print a recipe's YAML."""
-    from lora_dist.verbs.recipes import show_recipe
-
-    stdout.print(show_recipe(name).text, highlight=False, markup=False, soft_wrap=True, end="")
-
-
-@recipes_app.command("copy")
-def recipes_copy(
-    name: str, to: Annotated[Path | None, typer.Argument(help="File or folder; here by default.")] = None
-) -> None:
-    """Copy a recipe, to be changed."""
-    from lora_dist.verbs.recipes import copy_recipe
-
-    path = copy_recipe(name, to)
-    finish({"recipe": path}, f"lora-dist compare {path}")
 
 
 @app.command()

@@ -29,7 +29,7 @@ from lora_dist.models.device import device_of, dtype_of, synchronize
 from lora_dist.models.loading import load_model
 from lora_dist.models.methods import describe_model, quantization_config
 from lora_dist.pipeline.fallback import method_part
-from lora_dist.pipeline.pruned import prune_part
+from lora_dist.pipeline.prune_figures import prune_part
 from lora_dist.store.atomic import make_folder, write_json, write_text
 from lora_dist.store.environment import capture_environment
 from lora_dist.store.folders import RunFolder

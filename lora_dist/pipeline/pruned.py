@@ -6,33 +6,31 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lora_dist.config.experiment import Run
 from lora_dist.config.pruning import PruneSection
 from lora_dist.data.tokens import TokenisedData, TokenSet
-from lora_dist.errors import LoraDistError, StorageError
+from lora_dist.errors import StorageError
 from lora_dist.models.device import device_of, dtype_of, peak_memory, release_memory, reset_peak_memory
 from lora_dist.models.loading import context_length
-from lora_dist.models.masks import count_zeros
 from lora_dist.models.skeleton import skeleton
 from lora_dist.models.stored import StoredWeights
 from lora_dist.models.structure import decoder_blocks
 from lora_dist.models.weights import source_file
 from lora_dist.pipeline.preflight import find_or_tokenise
 from lora_dist.pruning.calibration import calibration_ids, calibration_length, hash_of_ids
-from lora_dist.pruning.output import PrunedModel, holds_pruning, link_model, read_report
+from lora_dist.pruning.output import PrunedModel, holds_pruning, link_model
 from lora_dist.pruning.stream import Stream
 from lora_dist.store.atomic import make_folder
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.lock import Held, exclusive
-from lora_dist.store.record import PrunePart
 from lora_dist.world import Team
 
 log = logging.getLogger(__name__)
@@ -41,8 +39,6 @@ Progress = Callable[[str, int, int, str], None]
 _POLL_S = 1.0
 _REST_BYTES = 256 * 2**20
 """Tensors outside the blocks are written in shards of about this size."""
-_STAYS_PRUNED = ("base", "lora", "qlora")
-"""Methods that leave the base's weights as they are."""
 
 
 def prune_stage(
@@ -249,51 +245,3 @@ def _report(run: Run, state: dict[str, str], ids_NT: Tensor | None, team: Team) 
         "world_size": team.world.size,
         "peak_memory_kind": peak_memory(device_of(team.world)).kind,
     }
-
-
-def prune_part(run: Run, folder: RunFolder, model: nn.Module | None = None) -> PrunePart:
-    """The prune part of a record: what pruning.json says, and what a live model holds of it.
-
-    Raises:
-        LoraDistError: weights that were pruned are not zero in the model that is to be measured.
-    """
-    report = read_report(folder.pruned)
-    linears = [linear for block in report["blocks"] for linear in block["linears"]]
-    settings, calibration = report["settings"], report["calibration"]
-    errors = [linear["mean_squared_error"] for linear in linears if linear["mean_squared_error"] is not None]
-    weights, zeros = (sum(linear[name] for linear in linears) for name in ("weights", "zeros"))
-    return PrunePart(
-        kind=settings["kind"],
-        sparsity=zeros / weights if weights else 0.0,
-        pattern=settings["pattern"],
-        mode=settings.get("mode", "exact"),
-        is_approximate=report["is_approximate"],
-        calibration_samples=calibration["samples"],
-        calibration_length=calibration["length"],
-        calibration_hash=calibration["hash"],
-        linears=len(linears),
-        weights=weights,
-        mean_squared_error=sum(errors) / len(errors) if errors else None,
-        largest_damping=max((linear["damping"] for linear in linears if linear["damping"]), default=None),
-        seconds=sum(block["seconds"] for block in report["blocks"]),
-        world_size=report["world_size"],
-        peak_memory_bytes=max(block["peak_memory_bytes"] for block in report["blocks"]),
-        peak_memory_kind=report["peak_memory_kind"],
-        measured_sparsity=_measured_sparsity(run, folder, model) if model is not None else None,
-    )
-
-
-def linears_pruned(folder: RunFolder) -> Iterator[dict[str, Any]]:
-    """What pruning.json tells of each linear, with its block."""
-    for block in read_report(folder.pruned)["blocks"]:
-        for linear in block["linears"]:
-            yield {"block": block["block"], **linear}
-
-
-def _measured_sparsity(run: Run, folder: RunFolder, model: nn.Module) -> float:
-    zeros = count_zeros(model, folder.pruned)
-    if zeros.refilled and run.method.kind in _STAYS_PRUNED:
-        raise LoraDistError(
-            f"{zeros.refilled:,} of {zeros.masked:,} pruned weights are not zero in the model that was loaded"
-        )
-    return zeros.zeros / zeros.weights if zeros.weights else 0.0

@@ -24,7 +24,8 @@ from lora_dist.pipeline.attempt import Attempt
 from lora_dist.pipeline.fallback import as_decided, decide_method
 from lora_dist.pipeline.measure import measure_run
 from lora_dist.pipeline.preflight import find_or_tokenise
-from lora_dist.pipeline.pruned import linears_pruned, prune_part, prune_stage
+from lora_dist.pipeline.prune_figures import linears_pruned, prune_part
+from lora_dist.pipeline.pruned import prune_stage
 from lora_dist.store.attempts import FINISHED
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.lock import exclusive

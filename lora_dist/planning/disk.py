@@ -11,8 +11,10 @@ CHECKPOINT_BYTES = {False: 12, True: 16}
 
 
 def disk_bytes(shape: ModelShape, run: Run, *, under_zero: bool) -> int:
-    """Bytes at the worst moment: the kept checkpoints, the one being written beside them, `model/`, and `pruned/` (which
-    runs that prune alike share)."""
+    """Bytes at the worst moment: the kept checkpoints, the one being written beside them, `model/`, and `pruned/`.
+
+    Runs that prune alike share the last.
+    """
     pruned = shape.parameters * 2 + shape.layers * shape.block_linears // 8 if run.prune else 0  # 16 bit, and masks
     if not run.trains:
         return pruned

@@ -112,16 +112,19 @@ def _name_problems(key: str, given: Iterable[str], names: Sequence[str]) -> Iter
 
 
 def _pattern_problems(model: PreTrainedModel, section: PruneSection) -> Iterator[Problem]:
-    """Inputs that are no whole groups: told once for each pattern and name."""
-    told = set()
+    """Inputs that are no whole groups, one problem for each pattern."""
+    odd: dict[str, dict[str, int]] = {}
     for block in goals_of(model, section):
         for linear, goal in block.goals.items():
             module = model.get_submodule(f"{block.name}.{linear}")
             columns = matrix_of(module, module.weight).shape[1]
-            if isinstance(goal, str) and columns % parse_pattern(goal)[1] and (linear, goal) not in told:
-                told.add((linear, goal))
-                yield Problem(
-                    "prune.pattern" if goal == section.pattern else "prune.overrides",
-                    f"{linear} has {columns} inputs, which are no whole groups of {parse_pattern(goal)[1]} ({goal})",
-                    f"use another pattern, or prune.skip=[{linear.rpartition('.')[2]}]",
-                )
+            if isinstance(goal, str) and columns % parse_pattern(goal)[1]:
+                odd.setdefault(goal, {})[linear] = columns
+    for pattern, linears in odd.items():
+        sizes = ", ".join(f"{linear} ({columns})" for linear, columns in linears.items())
+        names = ", ".join(dict.fromkeys(linear.rpartition(".")[2] for linear in linears))
+        yield Problem(
+            "prune.pattern" if pattern == section.pattern else "prune.overrides",
+            f"the inputs are no whole groups of {parse_pattern(pattern)[1]} ({pattern}) in {sizes}",
+            f"use another pattern, or prune.skip=[{names}]",
+        )

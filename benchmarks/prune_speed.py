@@ -1,0 +1,434 @@
+"""How fast SparseGPT is here: lora_dist against the published loop, and two ranks of lora_dist against one, in turns.
+
+    python benchmarks/prune_speed.py --json speed.json              # against the port, equally many threads
+    python benchmarks/prune_speed.py --ranks 2 --json ranks.json    # 2 ranks x 1 thread against 1 rank x 1 thread
+
+The same Llama-shaped decoder blocks with random bfloat16 weights are pruned on the same random tokens, each side in a
+process of its own, A B A B. Needs no network. The port is written for this benchmark after the description of the
+algorithm (Frantar & Alistarh 2023): one Hessian per matrix; Cholesky, the inverse from it, upper Cholesky of that; a
+sort for the threshold; a column loop with outer products on [rows, columns] weights in blocks of 128; two full forward
+passes over all samples, one sample at a time. It differs from the published code in nothing that takes time: it prunes
+the k smallest instead of k + 1, and rounds its weights to bfloat16 as the files do, so that both do the same job. Held
+to that are, for each matrix: the zeros (equal), the masks (1% of the places may differ) and sum e^2 (1% apart); the
+second block and later ones get inputs that differ by rounding, and a weight near the threshold then goes or stays.
+
+- overall: wall clock over all blocks, from hidden states to hidden states. Not in it: starting, embedding the samples,
+  reading weights and (lora_dist's side) writing shards; for lora_dist those are shown apart.
+- cpu: CPU seconds of the whole process over the same time, reading and writing included; less moved by other work on
+  the machine.
+- forward, hessians, factor, solve: seconds in that stage and in nothing within it. The port's are wall clock with all
+  threads. lora_dist runs passes and groups side by side with one thread each: its seconds are summed over them and
+  divided by the threads, which is less than wall clock where some have nothing to do (the widest matrix comes last).
+  forward is all passes of blocks; hessians the products and the whole H; solve the column loop, the update of later
+  columns and the choice of what goes. On an accelerator every stage waits for the device when it begins and ends.
+- rest: overall less those four; lora_dist's side holds the waiting of idle threads, and casts of weights.
+- ranks: wall clock of the whole pruning (reading and writing included), the slower rank's, after all have started. The
+  shards and masks of both have to be the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+STAGES = ("forward", "hessians", "factor", "solve")
+BLOCK_SIZE, DAMPING, VOCABULARY = 128, 0.01, 1024
+ERROR_TOLERANCE = MASK_TOLERANCE = 0.01
+
+
+def main(arguments: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(prefix="prune_speed-", dir=arguments.work) as name:
+        work = Path(name)
+        child(["--child", "model"], arguments, work, work / "made", threads=os.cpu_count() or 1)
+        print(f"{arguments.blocks} blocks of {arguments.hidden} x {arguments.intermediate}, {arguments.samples} x "
+              f"{arguments.length} tokens, {arguments.pattern or arguments.sparsity}, {arguments.device}")  # fmt: skip
+        pairs = []
+        for repetition in range(arguments.repetitions):
+            pairs.append((pair_of_ranks if arguments.ranks else pair_with_port)(arguments, work, repetition))
+            print(f"pair {repetition + 1}: {json.dumps(pairs[-1]['shown'])}", flush=True)
+        summary = summarise(pairs)
+    print_summary(summary, pairs)
+    if arguments.json:
+        document = {"arguments": vars(arguments), "pairs": pairs, "summary": summary}
+        arguments.json.write_text(json.dumps(document, indent=2, default=str) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shape = {"hidden": 2048, "intermediate": 8192, "heads": 32, "kv-heads": 8, "blocks": 2, "samples": 16}
+    for name, usual in {**shape, "length": 512, "repetitions": 3}.items():
+        parser.add_argument(f"--{name}", type=int, default=usual)
+    parser.add_argument("--sparsity", type=float, default=0.5)
+    parser.add_argument("--pattern", help="N:M, such as 2:4, instead of a sparsity")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--ranks", type=int, help="measure so many ranks of one thread against one, instead")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--dtype", default="float32", help="of the forward passes")
+    parser.add_argument("--work", type=Path, help="put temporary files on this disk")
+    parser.add_argument("--json", type=Path, help="write all measurements there")
+    parser.add_argument("--child", choices=("model", "port", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def child(words: list[str], arguments: argparse.Namespace, work: Path, out: Path, *, threads: int, ranks: int = 1):
+    """Run this file again with other words, as `ranks` ranks; what it wrote, and its folder."""
+    out.mkdir()
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    for name in ("json", "work", "ranks", "child", "repetitions"):
+        given.pop(name, None)
+    given |= {"threads": threads, "model": work / "model", "out": out}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    if arguments.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    done = subprocess.run([sys.executable, *launcher, __file__, *words, *options], env=environment, text=True,
+                          capture_output=True)  # fmt: skip
+    if done.returncode:
+        sys.exit(f"{' '.join(words)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    found = [json.loads(path.read_text()) for path in sorted(out.glob("result-*.json"))]
+    return found, out
+
+
+def pair_with_port(arguments: argparse.Namespace, work: Path, repetition: int) -> dict[str, Any]:
+    (port,), _ = child(["--child", "port"], arguments, work, work / f"port-{repetition}", threads=arguments.threads)
+    (ours,), _ = child(["--child", "ours"], arguments, work, work / f"ours-{repetition}", threads=arguments.threads)
+    agreement = compare(work / f"port-{repetition}", work / f"ours-{repetition}", port["linears"], ours["linears"])
+    for side, threads in ((port, 1), (ours, arguments.threads if arguments.device == "cpu" else 1)):
+        side["seconds"] = {stage: side["summed"].get(stage, 0.0) / threads for stage in STAGES}
+        side["seconds"]["rest"] = side["overall"] - sum(side["seconds"].values())
+        side["seconds"] |= {"overall": side["overall"], "cpu": side["cpu"]}
+    ratio = {what: port["seconds"][what] / ours["seconds"][what] for what in (*STAGES, "overall", "cpu")}
+    shown = {"overall": [round(port["overall"], 1), round(ours["overall"], 1)], "ratio": round(ratio["overall"], 2)}
+    return {"port": port, "lora_dist": ours, "ratio": ratio, "agreement": agreement, "shown": shown | agreement}
+
+
+def compare(port: Path, ours: Path, of_port: dict[str, Any], of_ours: dict[str, Any]) -> dict[str, float]:
+    """How far the two are apart at most over the matrices; ends the benchmark where it is not the same job."""
+    from lora_dist.models.masks import read_masks
+
+    masks = [dict(read_masks(folder)) for folder in (port, ours / ".pruned.partial")]
+    worst = {"mask_apart": 0.0, "error_apart": 0.0}
+    if not masks[0] or not (of_port.keys() == of_ours.keys() == masks[0].keys() == masks[1].keys()):
+        sys.exit("not the same job: other matrices are pruned")
+    for name, (zeros, error) in of_port.items():
+        apart = float((masks[0][name] != masks[1][name]).double().mean())
+        error_apart = abs(of_ours[name][1] / error - 1)
+        if zeros != of_ours[name][0] or apart > MASK_TOLERANCE or error_apart > ERROR_TOLERANCE:
+            sys.exit(f"not the same job: {name} has {zeros} and {of_ours[name][0]} zeros, {apart:.3%} of the mask and "
+                     f"{error_apart:.3%} of the error differ")  # fmt: skip
+        worst = {"mask_apart": max(worst["mask_apart"], apart), "error_apart": max(worst["error_apart"], error_apart)}
+    return worst
+
+
+def pair_of_ranks(arguments: argparse.Namespace, work: Path, repetition: int) -> dict[str, Any]:
+    sides, bytes_of = {}, []
+    for name, ranks in (("one", 1), ("several", arguments.ranks)):
+        found, out = child(["--child", "ours"], arguments, work, work / f"{name}-{repetition}", threads=1, ranks=ranks)
+        sides[name] = {"seconds": {what: max(rank[what] for rank in found) for what in ("whole", "overall", "cpu")}}
+        files = sorted((out / ".pruned.partial").rglob("*.safetensors"))
+        bytes_of.append([(path.name, sha256(path.read_bytes()).hexdigest()) for path in files])
+    if not bytes_of[0] or bytes_of[0] != bytes_of[1]:
+        sys.exit("the shards of one rank and of several differ")
+    ratio = {what: sides["one"]["seconds"][what] / sides["several"]["seconds"][what] for what in ("whole", "overall")}
+    shown = {name: round(side["seconds"]["whole"], 1) for name, side in sides.items()}
+    return sides | {"ratio": ratio, "shown": shown | {"ratio": round(ratio["whole"], 3), "equal_files": len(files)}}
+
+
+def summarise(pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    sides = [name for name in ("port", "lora_dist", "one", "several") if name in pairs[0]]
+    of_side = {name: [pair[name]["seconds"] for pair in pairs] for name in sides} | {
+        "ratio": [p["ratio"] for p in pairs]
+    }
+    return {
+        name: {
+            what: {"median": statistics.median(values), "min": min(values), "max": max(values)}
+            for what in rows[0]
+            for values in [[row[what] for row in rows]]
+        }
+        for name, rows in of_side.items()
+    }
+
+
+def print_summary(summary: dict[str, Any], pairs: list[dict[str, Any]]) -> None:
+    columns = list(next(iter(summary.values())))
+    print(f"\n| median (min to max) of {len(pairs)} | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}")
+    for side, row in summary.items():
+        cells = ["{median:.2f} ({min:.2f} to {max:.2f})".format(**row[what]) if what in row else "" for what in columns]
+        print(f"| {side}{'' if side == 'ratio' else ', s'} | {' | '.join(cells)} |")
+    if "lora_dist" in pairs[0]:
+        aside = {what: statistics.median(pair["lora_dist"]["aside"][what] for pair in pairs)
+                 for what in pairs[0]["lora_dist"]["aside"]}  # fmt: skip
+        print("\nlora_dist, not in overall: " + ", ".join(f"{what} {value:.2f} s" for what, value in aside.items()))
+        print("apart at most: " + ", ".join(f"{what} {max(pair['agreement'][what] for pair in pairs):.4%}"
+                                            for what in pairs[0]["agreement"]))  # fmt: skip
+
+
+class Clock:
+    """Seconds by stage, without those of stages within it; each thread has a pile of its own."""
+
+    def __init__(self, device: str) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.device, self._lock, self._of_thread = device, threading.Lock(), threading.local()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        pile = self._of_thread.__dict__.setdefault("pile", [])
+        pile.append(0.0)
+        started = self._now()
+        try:
+            yield
+        finally:
+            whole = self._now() - started
+            with self._lock:
+                self.seconds[stage] += whole - pile.pop()
+            if pile:
+                pile[-1] += whole
+
+    def _now(self) -> float:
+        if self.device == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def watch(self, owner: Any, name: str, stage: str) -> None:
+        """Count every call of `owner.name` to a stage."""
+        original = getattr(owner, name)
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            with self(stage):
+                return original(*arguments, **named)
+
+        setattr(owner, name, timed)
+
+
+def make_model(arguments: argparse.Namespace) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=arguments.hidden, intermediate_size=arguments.intermediate,
+        num_hidden_layers=arguments.blocks, num_attention_heads=arguments.heads,
+        num_key_value_heads=arguments.kv_heads, head_dim=arguments.hidden // arguments.heads,
+        max_position_embeddings=max(2048, arguments.length), tie_word_embeddings=True, dtype="bfloat16",
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(arguments.model)
+
+
+def tokens_of(arguments: argparse.Namespace):
+    import torch
+
+    shape = (arguments.samples, arguments.length)
+    return torch.randint(VOCABULARY, shape, generator=torch.Generator().manual_seed(0))
+
+
+def write(arguments: argparse.Namespace, rank: int, result: dict[str, Any]) -> None:
+    (arguments.out / f"result-{rank}.json").write_text(json.dumps(result))
+
+
+def run_ours(arguments: argparse.Namespace) -> None:
+    """lora_dist's own stream, its functions timed from outside."""
+    import torch
+
+    from lora_dist.config.pruning import PruneSection
+    from lora_dist.config.sections import ModelSection
+    from lora_dist.models.skeleton import skeleton
+    from lora_dist.models.stored import StoredWeights
+    from lora_dist.pruning import share
+    from lora_dist.pruning.chain import Call
+    from lora_dist.pruning.hessian import Gram
+    from lora_dist.pruning.output import PrunedModel
+    from lora_dist.pruning.stream import Stream
+    from lora_dist.world import Team, current_world
+
+    clock, found = Clock(arguments.device), {}
+    watched = [(Call, "run", "forward"), (Gram, "add", "hessians"), (Gram, "hessian", "hessians"),
+               (share, "factor_with_damping", "factor"), (share, "sparsegpt", "solve"), (Stream, "_embed", "embedding"),
+               (StoredWeights, "read", "reading"), (Stream, "_write", "writing")]  # fmt: skip
+    for owner, name, stage in watched:
+        clock.watch(owner, name, stage)
+    team = Team.join(current_world())
+    section, dtype = ModelSection(path=str(arguments.model)), getattr(torch, arguments.dtype)
+    goal = {"pattern": arguments.pattern} if arguments.pattern else {"sparsity": arguments.sparsity}
+    output = PrunedModel(arguments.out / "pruned", arguments.blocks + 1)
+    team.first_does(lambda: output.begin({}))
+    prune = PruneSection(**goal, damping=DAMPING, block_size=BLOCK_SIZE)
+    stream = Stream(prune, skeleton(section, dtype), StoredWeights.of_source(section), output, team,
+                    torch.device(arguments.device), dtype, lambda *_: None)  # fmt: skip
+    original = stream._find
+
+    def keep(number: int, *rest: Any, **named: Any) -> Any:
+        results = original(number, *rest, **named)
+        for name, result in results.items():
+            zeros = int((result.weight_RC == 0).sum())
+            found[f"model.layers.{number}.{name}.weight"] = zeros, result.squared_error
+        return results
+
+    stream._find = keep
+    ids_NT = tokens_of(arguments)
+    team.wait()
+    cpu, started = time.process_time(), time.perf_counter()
+    stream.run(ids_NT)
+    whole, cpu = time.perf_counter() - started, time.process_time() - cpu
+    aside = {stage: clock.seconds[stage] for stage in ("embedding", "reading", "writing")}
+    write(arguments, team.world.rank, {"summed": clock.seconds, "aside": aside, "whole": whole, "cpu": cpu,
+                                       "overall": whole - sum(aside.values()), "linears": found})  # fmt: skip
+    team.leave()
+
+
+def run_port(arguments: argparse.Namespace) -> None:
+    """The published loop over the decoder blocks of a whole model in memory."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from lora_dist.models.masks import FOLDER, write_masks
+
+    model = LlamaForCausalLM.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype))
+    model = model.to(arguments.device).eval().requires_grad_(False)
+    clock, kept, found = Clock(arguments.device), {}, {}
+    hidden_NTH, named = inputs_of_first_block(model, tokens_of(arguments).to(arguments.device))
+    output_NTH = torch.empty_like(hidden_NTH)
+    cpu, started = time.process_time(), time.perf_counter()
+    with torch.no_grad():
+        for number, block in enumerate(model.model.layers):
+            for name, linear, error in port_block(block, hidden_NTH, output_NTH, named, clock, arguments):
+                name = f"model.layers.{number}.{name}.weight"
+                kept[name] = linear.weight != 0
+                found[name] = int((~kept[name]).sum()), error
+            hidden_NTH, output_NTH = output_NTH, hidden_NTH
+    overall, cpu = time.perf_counter() - started, time.process_time() - cpu
+    (arguments.out / FOLDER).mkdir()
+    write_masks(arguments.out / FOLDER / "all.safetensors", kept)
+    write(arguments, 0, {"summed": clock.seconds, "overall": overall, "cpu": cpu, "linears": found})
+
+
+def inputs_of_first_block(model: Any, ids_NT: Any) -> tuple[Any, dict[str, Any]]:
+    """What the first block is given for every sample, one at a time, and its other arguments."""
+    import torch
+
+    seen: list[tuple[Any, dict[str, Any]]] = []
+
+    class Caught(Exception):
+        pass
+
+    def catch(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen.append((given[0], named))
+        raise Caught
+
+    hook = model.model.layers[0].register_forward_pre_hook(catch, with_kwargs=True)
+    for ids_T in ids_NT:
+        try:
+            model(input_ids=ids_T[None], use_cache=False)
+        except Caught:
+            continue
+    hook.remove()
+    return torch.cat([hidden for hidden, _ in seen]), seen[-1][1]
+
+
+def port_block(block: Any, hidden_NTH: Any, output_NTH: Any, named: dict[str, Any], clock: Clock, arguments: Any):
+    """Hessians by a full pass, each matrix in turn, a full pass with the pruned weights."""
+    import torch
+
+    linears = {name: module for name, module in block.named_modules() if isinstance(module, torch.nn.Linear)}
+    hessians = {
+        name: torch.zeros(module.in_features, module.in_features, device=hidden_NTH.device)
+        for name, module in linears.items()
+    }
+    counts: Counter[str] = Counter()
+
+    def listener(name: str) -> Callable[..., None]:
+        def listen(_: Any, given: tuple[Any, ...], __: Any) -> None:
+            with clock("hessians"):
+                x_CT = given[0].reshape(-1, given[0].shape[-1]).t().float()
+                hessians[name] *= counts[name] / (counts[name] + 1)  # the mean over samples, as they come
+                counts[name] += 1
+                x_CT = x_CT * (2 / counts[name]) ** 0.5
+                hessians[name] += x_CT @ x_CT.t()
+
+        return listen
+
+    def forward() -> None:
+        with clock("forward"):
+            for index in range(len(hidden_NTH)):
+                output_NTH[index] = block(hidden_NTH[index : index + 1], **named)[0]
+
+    hooks = [module.register_forward_hook(listener(name)) for name, module in linears.items()]
+    forward()
+    for hook in hooks:
+        hook.remove()
+    for name, linear in linears.items():
+        yield name, linear, port_matrix(linear, hessians.pop(name), clock, arguments)
+    forward()
+
+
+def port_matrix(linear: Any, hessian_CC: Any, clock: Clock, arguments: argparse.Namespace) -> float:
+    """One matrix pruned in place; returns sum e^2."""
+    import torch
+
+    weight_RC = linear.weight.detach().clone().float()
+    with clock("factor"):
+        dead_C = hessian_CC.diagonal() == 0
+        hessian_CC.diagonal()[dead_C] = 1
+        weight_RC[:, dead_C] = 0
+        hessian_CC.diagonal().add_(DAMPING * hessian_CC.diagonal().mean())
+        inverse_CC = torch.cholesky_inverse(torch.linalg.cholesky(hessian_CC))
+        upper_CC = torch.linalg.cholesky(inverse_CC, upper=True)
+    total = 0.0
+    with clock("solve"):
+        for start in range(0, weight_RC.shape[1], BLOCK_SIZE):
+            stop = min(start + BLOCK_SIZE, weight_RC.shape[1])
+            part_RB, upper_BB = weight_RC[:, start:stop].clone(), upper_CC[start:stop, start:stop]
+            errors_RB, error = port_columns(part_RB, upper_BB, arguments)
+            weight_RC[:, start:stop] = part_RB
+            weight_RC[:, stop:] -= errors_RB @ upper_CC[start:stop, stop:]
+            total += error
+    linear.weight.data = weight_RC.to(torch.bfloat16).to(linear.weight.dtype)
+    return total
+
+
+def port_columns(part_RB: Any, upper_BB: Any, arguments: argparse.Namespace) -> tuple[Any, float]:
+    """A block of columns pruned in place, one after the other; returns E and sum e^2."""
+    import torch
+
+    pattern = [int(word) for word in arguments.pattern.split(":")] if arguments.pattern else None
+    errors_RB, losses_RB = torch.zeros_like(part_RB), torch.zeros_like(part_RB)
+    gone_RB = torch.zeros_like(part_RB, dtype=torch.bool)
+    if pattern is None:
+        scores_RB = part_RB**2 / upper_BB.diagonal() ** 2
+        gone_RB = scores_RB < scores_RB.flatten().sort()[0][int(scores_RB.numel() * arguments.sparsity)]
+    for column in range(part_RB.shape[1]):
+        if pattern is not None and column % pattern[1] == 0:
+            here = slice(column, column + pattern[1])
+            scores_RM = part_RB[:, here] ** 2 / upper_BB.diagonal()[here] ** 2
+            gone_RB[:, here].scatter_(1, scores_RM.topk(pattern[0], dim=1, largest=False)[1], value=True)
+        old_R, diagonal = part_RB[:, column].clone(), upper_BB[column, column]
+        new_R = old_R.clone()
+        new_R[gone_RB[:, column]] = 0
+        error_R = (old_R - new_R) / diagonal
+        losses_RB[:, column] = error_R**2
+        part_RB[:, column:] -= error_R[:, None] @ upper_BB[column, column:][None]
+        part_RB[:, column] = new_R
+        errors_RB[:, column] = error_R
+    return errors_RB, float(losses_RB.sum(dtype=torch.float64))
+
+
+if __name__ == "__main__":
+    given = parse()
+    {"model": make_model, "port": run_port, "ours": run_ours, None: main}[given.child](given)
