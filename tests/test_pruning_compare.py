@@ -1,0 +1,166 @@
+"""Pruned arms, from the command that a user types to the table: pruned alone, and pruned then trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from comparison_cases import record, run_folder, write
+from conftest import REPOSITORY, run_cli
+from pruning_cases import masks_of, shards_of, weights_of
+from test_compare import plain_perplexity
+
+ARMS = {
+    "dense": {"method": {"kind": "base"}, "prune": None},
+    "pruned": {"method": {"kind": "base"}},
+    "lora": {"method": {"kind": "lora", "rank": 4}},
+    "qlora": {"method": {"kind": "qlora", "rank": 4}},
+    "full": {"method": {"kind": "full"}, "train": {"learning_rate": 0.002}},
+    "pattern": {"method": {"kind": "base"}, "prune": {"pattern": "2:4", "mode": "dense_inputs"}},
+    "magnitude": {"method": {"kind": "base"}, "prune": {"kind": "magnitude"}},
+}
+PRUNE = {"sparsity": 0.5, "calibration": {"samples": 8, "length": 128}}
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, tiny_model, problem_files):
+    folder = tmp_path_factory.mktemp("compared")
+    write(folder, tiny_model, problem_files, arms=ARMS, prune=PRUNE)
+    return folder, run_cli("compare", "small.yaml", cwd=folder)
+
+
+def test_pruned_arms_stand_in_the_table_beside_the_dense_ones(compared):
+    folder, done = compared
+    assert done.code == 0, done.err
+    records = {arm: record(folder, arm) for arm in ARMS}
+    assert len({document["data"]["token_hash"] for document in records.values()}) == 1
+    assert records["dense"]["prune"] is None
+    for arm in ("pruned", "lora", "qlora", "full"):
+        part = records[arm]["prune"]
+        assert (part["kind"], part["mode"], part["calibration_samples"]) == ("sparsegpt", "exact", 8)
+        assert part["sparsity"] == pytest.approx(0.5, abs=1e-3)
+        assert part["linears"] == 2 * 7
+        assert part["mean_squared_error"] > 0
+        assert part["largest_damping"] == 0.01
+        assert part["seconds"] > 0
+    assert records["pattern"]["prune"]["is_approximate"] is True
+    assert records["pattern"]["prune"]["sparsity"] == 0.5
+    assert records["magnitude"]["prune"]["calibration_samples"] == 0
+    assert records["lora"]["evaluate"]["test"]["perplexity"] < records["pruned"]["evaluate"]["test"]["perplexity"]
+    assert "approximate" in done.out
+    page = (folder / "runs" / "small" / "report" / "report.html").read_text()
+    assert "dense inputs (approximate)" in page
+    assert (folder / "runs" / "small" / "report" / "quality_vs_sparsity.png").stat().st_size > 1000
+
+
+def test_zeros_are_still_there_in_what_was_measured_unless_whole_weights_were_trained(compared):
+    """Adapters and 4-bit quantisation leave a pruned base its zeros; full fine-tuning fills them, and that is said."""
+    folder, done = compared
+    for arm in ("pruned", "lora", "qlora", "pattern", "magnitude"):
+        part = record(folder, arm)["prune"]
+        assert part["measured_sparsity"] >= part["sparsity"]  # rounding to 4 bits makes some more
+    assert record(folder, "qlora")["model"]["quantization"]["linears_4bit"] == 2 * 7
+    assert record(folder, "full")["prune"]["measured_sparsity"] < 0.1
+    assert "fills the zeros again" in " ".join(done.out.split())
+
+
+def test_runs_that_prune_alike_share_one_pruned_model(compared):
+    folder, _ = compared
+    shared = list((folder / "runs" / "small" / "pruned").glob("[0-9a-f]*"))
+    assert len(shared) == 3  # sparsegpt, pattern, magnitude
+    names = ("pruned", "lora", "qlora", "full")
+    files = [run_folder(folder, arm) / "pruned" / "model-00001-of-00003.safetensors" for arm in names]
+    assert len({file.stat().st_ino for file in files}) == 1
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+def test_a_pruned_model_opens_in_plain_transformers_with_its_zeros_and_its_perplexity(compared, tiny_model):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, _ = compared
+    pruned = run_folder(folder, "pruned") / "pruned"
+    model = AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32)
+    for name, keep_RC in masks_of(pruned).items():
+        weight_RC = model.get_parameter(name)
+        assert torch.equal(weight_RC != 0, keep_RC)
+    dense = weights_of(tiny_model)
+    assert torch.equal(model.lm_head.weight, dense["lm_head.weight"].float())
+    (tokens,) = (folder / "runs" / "small" / "tokens").glob("*/test.parquet")
+    expected = record(folder, "pruned")["evaluate"]["test"]["perplexity"]
+    assert plain_perplexity(model, tokens) == pytest.approx(expected, rel=1e-5)
+    assert len(AutoTokenizer.from_pretrained(pruned)) == len(AutoTokenizer.from_pretrained(tiny_model))
+
+
+def test_an_adapter_of_a_pruned_base_opens_in_plain_peft(compared):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    folder, _ = compared
+    base = AutoModelForCausalLM.from_pretrained(run_folder(folder, "lora") / "pruned", dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, run_folder(folder, "lora") / "model")
+    (tokens,) = (folder / "runs" / "small" / "tokens").glob("*/test.parquet")
+    expected = record(folder, "lora")["evaluate"]["test"]["perplexity"]
+    assert plain_perplexity(model, tokens) == pytest.approx(expected, rel=1e-5)
+
+
+def test_prune_ends_with_a_table_the_files_and_the_next_command(tmp_path, tiny_model, problem_files, compared):
+    write(tmp_path, tiny_model, problem_files, prune=PRUNE)
+    done = run_cli("prune", "small.yaml", cwd=tmp_path)
+    assert done.code == 0, done.err
+    for word in ("self_attn.q_proj", "mean squared error", "50.00%", "masks:", "next:", "lora-dist evaluate --model"):
+        assert word in done.out
+    (run,) = (tmp_path / "runs" / "small").glob("run-*")
+    assert shards_of(run / "pruned") == shards_of(run_folder(compared[0], "pruned") / "pruned")
+    assert not (run / "record.json").exists()
+    status = run_cli("status", "runs/small", cwd=tmp_path)
+    assert "pruned, and not yet measured" in " ".join(status.out.split())
+    report = json.loads((run / "pruned" / "pruning.json").read_text())
+    assert [block["block"] for block in report["blocks"]] == [0, 1]
+
+
+def test_ranks_under_accelerate_launch_write_what_one_process_does(tmp_path, tiny_model, problem_files, compared):
+    write(tmp_path, tiny_model, problem_files, prune=PRUNE, output_dir=str(tmp_path / "runs"))
+    config = REPOSITORY / "launch" / "cpu_ddp.yaml"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file", config]
+    done = subprocess.run(
+        [*map(str, launch), "-m", "lora_dist", "prune", str(tmp_path / "small.yaml")],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 rank(s)" in done.stdout
+    (run,) = (tmp_path / "runs" / "small").glob("run-*")
+    assert shards_of(run / "pruned") == shards_of(run_folder(compared[0], "pruned") / "pruned")
+
+
+def test_a_stop_signal_keeps_whole_blocks_and_the_same_command_goes_on(tmp_path, tiny_model, problem_files):
+    """With enough samples to be caught in the middle; asked to stop, it ends with 4 and leaves no half block."""
+    document = {"sparsity": 0.5, "calibration": {"samples": 30, "length": 128, "shuffle": True}}
+    write(tmp_path, tiny_model, problem_files, prune=document)
+    words = [sys.executable, "-m", "lora_dist", "prune", "small.yaml"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/small/pruned/.*.partial/blocks/00000.json")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    if process.returncode == 0:
+        pytest.fail("it was over before it heard the signal: give it more samples")
+    assert process.returncode == 4, said
+    (partial,) = tmp_path.glob("runs/small/pruned/.*.partial")
+    assert not list(partial.rglob("*.tmp"))
+    (run,) = (tmp_path / "runs" / "small").glob("run-*")
+    assert json.loads((run / "outcome.json").read_text())["outcome"] == "interrupted"
+    assert not (run / "pruned").exists()
+    assert run_cli("prune", "small.yaml", cwd=tmp_path).code == 0
+    stopped = shards_of(run / "pruned")
+    assert run_cli("prune", "small.yaml", "name=again", cwd=tmp_path).code == 0
+    (again,) = (tmp_path / "runs" / "again").glob("run-*")
+    assert shards_of(again / "pruned") == stopped
