@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ from lora_dist.errors import ConfigError, LoraDistError, WorkerCrashed
 T = TypeVar("T")
 _PATIENCE = timedelta(days=2)  # how long ranks wait for one that tokenises, hashes a checkpoint or is measured
 _PR_SET_PDEATHSIG = 1
+_PORTS = range(20_000, 30_000)
+"""Where the ranks of a job step meet: each step at its own."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def current_world(variables: Mapping[str, str] = os.environ) -> World:
     Raises:
         ConfigError: a variable is no number or is missing, or the DeepSpeed config that it names cannot be read.
     """
+    variables = {**variables, **_of_srun(variables)}
     rank, size, local_rank = (
         _whole(variables, name, usual) for name, usual in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
@@ -65,9 +69,33 @@ def current_world(variables: Mapping[str, str] = os.environ) -> World:
         raise ConfigError(
             key="WORLD_SIZE",
             problem=f"says {size} ranks, but {', '.join(missing)} not set",
-            fix="start the ranks with accelerate launch or torchrun, or unset WORLD_SIZE",
+            fix="start the ranks with accelerate launch, torchrun or srun, or unset WORLD_SIZE",
         )
     return World(rank, size, local_rank, _strategy(variables, size))
+
+
+def _of_srun(variables: Mapping[str, str]) -> dict[str, str]:
+    """What a launcher would have set, for the tasks of an `srun` of several; nothing where a launcher has.
+
+    A batch script itself is no task of a step (SLURM_STEP_NUM_TASKS is not set there), whatever it may start.
+    """
+    size = variables.get("SLURM_STEP_NUM_TASKS", "1")
+    if "RANK" in variables or "SLURM_PROCID" not in variables or not size.isdecimal() or int(size) < 2:
+        return {}
+    job, step = (int(variables.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    return {
+        "RANK": variables["SLURM_PROCID"],
+        "WORLD_SIZE": size,
+        "LOCAL_RANK": variables.get("SLURM_LOCALID", "0"),
+        "MASTER_ADDR": variables.get("MASTER_ADDR") or _first_host(variables.get("SLURM_STEP_NODELIST", "")),
+        "MASTER_PORT": variables.get("MASTER_PORT") or str(_PORTS[0] + (31 * job + step) % len(_PORTS)),
+    }
+
+
+def _first_host(nodes: str) -> str:
+    """The first of SLURM's list of nodes, which has rank 0: gpu[03-05,9] begins with gpu03."""
+    found = re.match(r"([^\[,]+)(?:\[([0-9]+))?", nodes)
+    return found[1] + (found[2] or "") if found else "localhost"
 
 
 def _whole(variables: Mapping[str, str], name: str, usual: int) -> int:
@@ -151,6 +179,7 @@ class Team:
                 die_with_parent(signal.SIGTERM)
             return cls(world)
         die_with_parent()
+        os.environ.update(_of_srun(os.environ))  # for all that looks there: torch, accelerate, DeepSpeed
         import torch
         from torch import distributed
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lora_dist.config.sections import TrainSection
 from lora_dist.errors import ConfigError
 from lora_dist.planning.batches import plan_batches, plan_steps
-from lora_dist.world import World, current_world, refuse_ranks, without_launcher
+from lora_dist.world import World, _of_srun, current_world, refuse_ranks, without_launcher
 
 
 @given(st.integers(1, 4096), st.integers(1, 64))
@@ -59,3 +59,23 @@ def test_the_world_is_what_the_launcher_announced(tmp_path):
 def test_a_child_on_its_own_knows_nothing_of_the_launcher():
     launched = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1", "ACCELERATE_USE_DEEPSPEED": "true", "PATH": "/bin"}
     assert without_launcher(launched) == {"PATH": "/bin"}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"), [("node1", "node1"), ("gpu[03-05,9]", "gpu03"), ("a1,b[2-3]", "a1"), ("c-7-[1,4]", "c-7-1")]
+)
+def test_the_tasks_of_an_srun_are_ranks_that_meet_at_the_first_node(nodes, first):
+    task = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "812",
+            "SLURM_STEP_ID": "2", "SLURM_STEP_NODELIST": nodes}  # fmt: skip
+    assert current_world(task) == World(3, 4, 1, "ddp")
+    found = _of_srun(task)
+    assert found["MASTER_ADDR"] == first
+    assert 20_000 <= int(found["MASTER_PORT"]) < 30_000
+    assert _of_srun(task | {"SLURM_STEP_ID": "3"})["MASTER_PORT"] != found["MASTER_PORT"]
+
+
+def test_a_launcher_within_a_job_step_and_a_batch_script_are_taken_for_what_they_are():
+    inner = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+    address = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+    assert current_world(inner | address).rank == 5
+    assert current_world({"SLURM_PROCID": "0", "SLURM_NTASKS": "16", "SLURM_JOB_ID": "1"}) == World()
