@@ -107,12 +107,16 @@ class Stream:
             for name, stored in self.names.items()
             if not name.startswith(f"{self.blocks_name}.") and id(parameters.get(name)) not in own
         }
-        put_weights(
-            self.model, ((name, self._computed(self.weights.read(s))) for name, s in front.items()), self.device
-        )
+        put_weights(self.model, self._read(front), self.device)
         self.passes.embed(self.model, ids_NT, self._tell(0, ""))
         drop_weights(self.model)
         release_memory()
+
+    def _read(self, names: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
+        """Weights of the source as forward passes take them, by their names in a module."""
+        for name, stored in names.items():
+            is_float = self.weights.dtype_of(stored).is_floating_point
+            yield name, self.weights.read(stored, device=self.device, dtype=self.dtype if is_float else None)
 
     def _computed(self, weight: Tensor) -> Tensor:
         """A weight as forward passes take it."""
@@ -195,12 +199,10 @@ class Stream:
     def _pass_through(self, number: int, *, is_pruned: bool) -> None:
         """A block that needs no pruning here: hand on what the next one is to be given."""
         block, names = self.blocks[number], self._names_in(number)
-        weights: Iterator[tuple[str, Tensor]]
+        weights = self._read(names)
         if is_pruned and not self._is_independent:
             inner = {stored: name for name, stored in names.items()}
             weights = ((inner[stored], self._computed(weight)) for stored, weight in self.output.read_block(number))
-        else:
-            weights = ((name, self._computed(self.weights.read(stored))) for name, stored in names.items())
         put_weights(block, weights, self.device)
         self.passes.forward(number, block, self._tell(number, "outputs"))
         drop_weights(block)
