@@ -9,8 +9,9 @@ algorithm (Frantar & Alistarh 2023): one Hessian per matrix; Cholesky, the inver
 sort for the threshold; a column loop with outer products on [rows, columns] weights in blocks of 128; two full forward
 passes over all samples, one sample at a time. It differs from the published code in nothing that takes time: it prunes
 the k smallest instead of k + 1, and rounds its weights to bfloat16 as the files do, so that both do the same job. Held
-to that are, for each matrix: the zeros (equal), the masks (1% of the places may differ) and sum e^2 (1% apart); the
-second block and later ones get inputs that differ by rounding, and a weight near the threshold then goes or stays.
+to that are, for each matrix: the zeros (0.1% apart at most: the port keeps all weights whose score is the k-th), the
+masks (2% of the places may differ) and sum e^2 (1% apart); a score near the threshold is moved across it by rounding,
+and the blocks after the first get inputs that differ by it.
 
 - overall: wall clock over all blocks, from hidden states to hidden states. Not in it: starting, embedding the samples,
   reading weights and (lora_dist's side) writing shards; for lora_dist those are shown apart.
@@ -46,7 +47,7 @@ from typing import Any
 
 STAGES = ("forward", "hessians", "factor", "solve")
 BLOCK_SIZE, DAMPING, VOCABULARY = 128, 0.01, 1024
-ERROR_TOLERANCE = MASK_TOLERANCE = 0.01
+TOLERANCES = {"zeros": 0.001, "masks": 0.02, "errors": 0.01}
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -123,16 +124,18 @@ def compare(port: Path, ours: Path, of_port: dict[str, Any], of_ours: dict[str, 
     from lora_dist.models.masks import read_masks
 
     masks = [dict(read_masks(folder)) for folder in (port, ours / ".pruned.partial")]
-    worst = {"mask_apart": 0.0, "error_apart": 0.0}
+    worst: Counter[str] = Counter()
     if not masks[0] or not (of_port.keys() == of_ours.keys() == masks[0].keys() == masks[1].keys()):
         sys.exit("not the same job: other matrices are pruned")
     for name, (zeros, error) in of_port.items():
-        apart = float((masks[0][name] != masks[1][name]).double().mean())
-        error_apart = abs(of_ours[name][1] / error - 1)
-        if zeros != of_ours[name][0] or apart > MASK_TOLERANCE or error_apart > ERROR_TOLERANCE:
-            sys.exit(f"not the same job: {name} has {zeros} and {of_ours[name][0]} zeros, {apart:.3%} of the mask and "
-                     f"{error_apart:.3%} of the error differ")  # fmt: skip
-        worst = {"mask_apart": max(worst["mask_apart"], apart), "error_apart": max(worst["error_apart"], error_apart)}
+        apart = {
+            "zeros": abs(of_ours[name][0] / zeros - 1),
+            "masks": float((masks[0][name] != masks[1][name]).double().mean()),
+            "errors": abs(of_ours[name][1] / error - 1),
+        }
+        if any(apart[what] > most for what, most in TOLERANCES.items()):
+            sys.exit(f"not the same job: {name} differs by {apart}")
+        worst |= Counter(apart)  # the larger of both
     return worst
 
 
@@ -175,8 +178,8 @@ def print_summary(summary: dict[str, Any], pairs: list[dict[str, Any]]) -> None:
         aside = {what: statistics.median(pair["lora_dist"]["aside"][what] for pair in pairs)
                  for what in pairs[0]["lora_dist"]["aside"]}  # fmt: skip
         print("\nlora_dist, not in overall: " + ", ".join(f"{what} {value:.2f} s" for what, value in aside.items()))
-        print("apart at most: " + ", ".join(f"{what} {max(pair['agreement'][what] for pair in pairs):.4%}"
-                                            for what in pairs[0]["agreement"]))  # fmt: skip
+        print("apart at most: " + ", ".join(f"{what} {max(pair['agreement'].get(what, 0) for pair in pairs):.4%}"
+                                            for what in TOLERANCES))  # fmt: skip
 
 
 class Clock:

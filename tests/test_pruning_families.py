@@ -7,8 +7,10 @@ import torch
 import transformers as hf
 from family_cases import FAMILIES, VOCAB, build
 from pruning_cases import ids_of, masks_of, prune_to, stream_to, weights_of
+from safetensors.torch import save_file
 
 from lora_dist.config.pruning import PruneSection
+from lora_dist.errors import ModelError
 from lora_dist.models.structure import decoder_blocks
 from lora_dist.pruning import passes
 from lora_dist.pruning.hessian import upper_factor
@@ -141,3 +143,16 @@ def test_dense_inputs_are_those_of_the_dense_model_and_blocks_may_be_dealt(saved
     assert all(torch.equal(tensor, whole[name]) for name, tensor in dealt.items())
     assert all(torch.equal(exact[name], whole[name]) for name in whole if ".layers.0." in name)
     assert any(not torch.equal(exact[name], whole[name]) for name in whole if ".layers.1." in name)
+
+
+@pytest.mark.parametrize("saved", ["llama"], indirect=True)
+@pytest.mark.parametrize("kind", ["sparsegpt", "wanda"])
+@pytest.mark.parametrize(("value", "key"), [(0.0, "prune.skip"), (float("nan"), "model.dtype")])
+def test_a_linear_whose_inputs_say_nothing_is_refused_by_name(saved, tmp_path, kind, value, key):
+    weights = weights_of(saved)
+    weights["model.layers.1.mlp.up_proj.weight"].fill_(value)  # and with it all that down_proj is given
+    save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError) as caught:
+        prune_to(tmp_path / "pruned", saved, PruneSection(kind=kind, sparsity=0.5), IDS)
+    assert caught.value.problems[0].key == key
+    assert "mlp.down_proj" in str(caught.value)

@@ -105,7 +105,7 @@ def solve_block(
         side_by_side: does something for several items at a time.
     Raises:
         HessianError: no damping makes a Hessian positive definite.
-        ModelError: a linear was given nothing but zeros.
+        ModelError: a linear was given nothing but zeros, or numbers that are not finite.
     """
     rank, size = team.world.rank, team.world.size
     owners = owners_of(groups, size)
@@ -163,14 +163,21 @@ def _factor(moments: Gram, section: PruneSection, samples: int, name: str) -> _F
     started = time.perf_counter()
     hessian_CC = moments.hessian(samples)
     dead_C = dead_columns(hessian_CC)
-    _refuse_unseen(dead_C, name)
+    _refuse_unusable(hessian_CC.diagonal(), name)
     hessian_CC.diagonal()[dead_C] = 1
     upper_CC, damping = factor_with_damping(hessian_CC, section.damping, name)
     return _Factor(upper_CC, dead_C, damping, time.perf_counter() - started)
 
 
-def _refuse_unseen(dead_C: Tensor, name: str) -> None:
-    if bool(dead_C.all()):
+def _refuse_unusable(moments_C: Tensor, name: str) -> None:
+    """Inputs that say nothing of the weights: none but zeros, or numbers that are none."""
+    if not bool(torch.isfinite(moments_C).all()):
+        raise ModelError(
+            key="model.dtype",
+            problem=f"the inputs of {name} are not finite (NaN or infinite) on the calibration tokens",
+            fix="use float32 or bfloat16; if it is that already, the weights are damaged",
+        )
+    if not bool(moments_C.any()):
         raise ModelError(
             key="prune.skip",
             problem=f"{name} was given nothing but zeros by the calibration tokens: every weight of it would go",
@@ -191,7 +198,7 @@ def _solve(matrix: Matrix, factor: _Factor, section: PruneSection) -> Found:
 def _by_norms(matrix: Matrix, moments: SquareSums, samples: int) -> Found:
     started = time.perf_counter()
     norm_C = (moments.total / samples).sqrt().float()
-    _refuse_unseen(norm_C == 0, matrix.name)
+    _refuse_unusable(norm_C, matrix.name)
     gone_RC = wanda(matrix.weight_RC.float(), norm_C, matrix.goal)
     return Found(matrix.weight_RC.masked_fill(gone_RC, 0), seconds=time.perf_counter() - started)
 

@@ -55,6 +55,7 @@ class Stream:
         self.blocks_name, self.blocks = decoder_blocks(self.model)
         self.goals: list[BlockGoals] = goals_of(self.model, self.section)
         self.passes = Passes(self.team, self.device, self.dtype)
+        self._since = 0.0  # the end of the block before; what it handed on is counted with the next
 
     @property
     def _is_independent(self) -> bool:
@@ -75,6 +76,7 @@ class Stream:
         done = self.team.first_does(self._done)
         wanted = chosen if chosen is not None else range(len(self.blocks))
         last = max((number for number in wanted if number not in done), default=-1)
+        self._since = time.perf_counter()
         with self.passes:
             if ids_NT is not None and last >= 0:
                 self._embed(ids_NT)
@@ -130,7 +132,6 @@ class Stream:
     def _prune_block(self, number: int, *, goes_on: bool) -> None:
         """One block: its moments, its matrices, its shard, and what it hands on."""
         self._tell(number, "reading the weights")("")
-        started = time.perf_counter()
         block, names, linears = self.blocks[number], self._names_in(number), linears_of(self.blocks[number])
         tensors = {name: self.weights.read(stored) for name, stored in names.items()}
         if self.section.uses_data:
@@ -148,7 +149,7 @@ class Stream:
                 put_weights(block, iter([(f"{name}.weight", self._computed(weight))]), self.device)
         del matrices
         synchronize(self.device)
-        self._write(number, tensors, found, seconds=time.perf_counter() - started)
+        self._write(number, tensors, found)
         del tensors, found
         if goes_on and not hands_on_dense:
             self.passes.forward(number, block, self._tell(number, "pruned outputs"))
@@ -206,9 +207,11 @@ class Stream:
         put_weights(block, weights, self.device)
         self.passes.forward(number, block, self._tell(number, "outputs"))
         drop_weights(block)
+        self._since = time.perf_counter()  # done twice: not the time that a pruning takes
 
-    def _write(self, number: int, tensors: Mapping[str, Tensor], found: Mapping[str, Found], *, seconds: float) -> None:
+    def _write(self, number: int, tensors: Mapping[str, Tensor], found: Mapping[str, Found]) -> None:
         """The block's shard, its masks and its report, by rank 0."""
+        seconds, self._since = time.perf_counter() - self._since, time.perf_counter()
         names, prefix = self._names_in(number), self.goals[number].name
         memory = max(self.team.gather(peak_memory(self.device).bytes))
 
