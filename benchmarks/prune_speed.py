@@ -9,9 +9,10 @@ algorithm (Frantar & Alistarh 2023): one Hessian per matrix; Cholesky, the inver
 sort for the threshold; a column loop with outer products on [rows, columns] weights in blocks of 128; two full forward
 passes over all samples, one sample at a time. It differs from the published code in nothing that takes time: it prunes
 the k smallest instead of k + 1, and rounds its weights to bfloat16 as the files do, so that both do the same job. Held
-to that are, for each matrix: the zeros (0.1% apart at most: the port keeps all weights whose score is the k-th), the
-masks (2% of the places may differ) and sum e^2 (1% apart); a score near the threshold is moved across it by rounding,
-and the blocks after the first get inputs that differ by it.
+to that are, for each matrix of the first block, the zeros (0.1% apart at most: the port keeps all weights whose score is
+the k-th), the masks (1% of the places) and sum e^2 (1%); of later blocks the zeros and sum e^2 (3%) alone. Their inputs
+differ by rounding, which the choice of weights enlarges: the port beside itself, adding the samples up in another
+order, was up to 3.1% of the masks and 1.1% of sum e^2 apart in the second block (2026-11, widths 256 and 768).
 
 - overall: wall clock over all blocks, from hidden states to hidden states. Not in it: starting, embedding the samples,
   reading weights and (lora_dist's side) writing shards; for lora_dist those are shown apart.
@@ -23,6 +24,9 @@ and the blocks after the first get inputs that differ by it.
   forward is all passes of blocks; hessians the products and the whole H; solve the column loop, the update of later
   columns and the choice of what goes. On an accelerator every stage waits for the device when it begins and ends.
 - rest: overall less those four; lora_dist's side holds the waiting of idle threads, and casts of weights.
+- others: how much of the machine's CPU time went to other processes (or to other machines of the same host) meanwhile,
+  from /proc/stat. OpenMP threads wait for each other, so the port suffers far more from it than passes of one thread
+  do: a ratio of a busy machine says nothing.
 - ranks: wall clock of the whole pruning (reading and writing included), the slower rank's, after all have started. The
   shards and masks of both have to be the same bytes.
 """
@@ -32,6 +36,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -47,7 +52,8 @@ from typing import Any
 
 STAGES = ("forward", "hessians", "factor", "solve")
 BLOCK_SIZE, DAMPING, VOCABULARY = 128, 0.01, 1024
-TOLERANCES = {"zeros": 0.001, "masks": 0.02, "errors": 0.01}
+FIRST_TOLERANCES = {"zeros": 0.001, "masks": 0.01, "errors": 0.01}
+LATER_TOLERANCES = {"zeros": 0.001, "masks": 1.0, "errors": 0.03}
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -98,12 +104,25 @@ def child(words: list[str], arguments: argparse.Namespace, work: Path, out: Path
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     if arguments.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
+    started, before = time.perf_counter(), cpu_of_others()
     done = subprocess.run([sys.executable, *launcher, __file__, *words, *options], env=environment, text=True,
                           capture_output=True)  # fmt: skip
     if done.returncode:
         sys.exit(f"{' '.join(words)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    others = (cpu_of_others() - before) / (time.perf_counter() - started) / (os.cpu_count() or 1)
     found = [json.loads(path.read_text()) for path in sorted(out.glob("result-*.json"))]
-    return found, out
+    return [result | {"others": max(0.0, others)} for result in found], out
+
+
+def cpu_of_others() -> float:
+    """CPU seconds since the start of the machine but those of our children that have ended; 0 outside of Linux."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _idle, _wait, interrupts, soft, steal = map(int, stat.read_text().split()[1:9])
+    mine = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
+    return busy - mine.ru_utime - mine.ru_stime
 
 
 def pair_with_port(arguments: argparse.Namespace, work: Path, repetition: int) -> dict[str, Any]:
@@ -116,7 +135,8 @@ def pair_with_port(arguments: argparse.Namespace, work: Path, repetition: int) -
         side["seconds"] |= {"overall": side["overall"], "cpu": side["cpu"]}
     ratio = {what: port["seconds"][what] / ours["seconds"][what] for what in (*STAGES, "overall", "cpu")}
     shown = {"overall": [round(port["overall"], 1), round(ours["overall"], 1)], "ratio": round(ratio["overall"], 2)}
-    return {"port": port, "lora_dist": ours, "ratio": ratio, "agreement": agreement, "shown": shown | agreement}
+    shown["others"] = [round(port["others"], 2), round(ours["others"], 2)]
+    return {"port": port, "lora_dist": ours, "ratio": ratio, "agreement": agreement, "shown": shown}
 
 
 def compare(port: Path, ours: Path, of_port: dict[str, Any], of_ours: dict[str, Any]) -> dict[str, float]:
@@ -124,7 +144,7 @@ def compare(port: Path, ours: Path, of_port: dict[str, Any], of_ours: dict[str, 
     from lora_dist.models.masks import read_masks
 
     masks = [dict(read_masks(folder)) for folder in (port, ours / ".pruned.partial")]
-    worst: Counter[str] = Counter()
+    worst: dict[str, float] = {}
     if not masks[0] or not (of_port.keys() == of_ours.keys() == masks[0].keys() == masks[1].keys()):
         sys.exit("not the same job: other matrices are pruned")
     for name, (zeros, error) in of_port.items():
@@ -133,9 +153,11 @@ def compare(port: Path, ours: Path, of_port: dict[str, Any], of_ours: dict[str, 
             "masks": float((masks[0][name] != masks[1][name]).double().mean()),
             "errors": abs(of_ours[name][1] / error - 1),
         }
-        if any(apart[what] > most for what, most in TOLERANCES.items()):
+        which, tolerances = ("first", FIRST_TOLERANCES) if ".layers.0." in name else ("later", LATER_TOLERANCES)
+        if any(apart[what] > most for what, most in tolerances.items()):
             sys.exit(f"not the same job: {name} differs by {apart}")
-        worst |= Counter(apart)  # the larger of both
+        for what, value in apart.items():
+            worst[f"{what}, {which}"] = max(value, worst.get(f"{what}, {which}", 0.0))
     return worst
 
 
@@ -143,7 +165,8 @@ def pair_of_ranks(arguments: argparse.Namespace, work: Path, repetition: int) ->
     sides, bytes_of = {}, []
     for name, ranks in (("one", 1), ("several", arguments.ranks)):
         found, out = child(["--child", "ours"], arguments, work, work / f"{name}-{repetition}", threads=1, ranks=ranks)
-        sides[name] = {"seconds": {what: max(rank[what] for rank in found) for what in ("whole", "overall", "cpu")}}
+        seconds = {what: max(rank[what] for rank in found) for what in ("whole", "overall", "cpu")}
+        sides[name] = {"seconds": seconds, "others": found[0]["others"]}
         files = sorted((out / ".pruned.partial").rglob("*.safetensors"))
         bytes_of.append([(path.name, sha256(path.read_bytes()).hexdigest()) for path in files])
     if not bytes_of[0] or bytes_of[0] != bytes_of[1]:
@@ -178,8 +201,13 @@ def print_summary(summary: dict[str, Any], pairs: list[dict[str, Any]]) -> None:
         aside = {what: statistics.median(pair["lora_dist"]["aside"][what] for pair in pairs)
                  for what in pairs[0]["lora_dist"]["aside"]}  # fmt: skip
         print("\nlora_dist, not in overall: " + ", ".join(f"{what} {value:.2f} s" for what, value in aside.items()))
-        print("apart at most: " + ", ".join(f"{what} {max(pair['agreement'].get(what, 0) for pair in pairs):.4%}"
-                                            for what in TOLERANCES))  # fmt: skip
+        worst = {what: max(pair["agreement"][what] for pair in pairs) for what in pairs[0]["agreement"]}
+        print("apart at most (first block, later ones): " + "; ".join(f"{k} {v:.4%}" for k, v in worst.items()))
+    sides = [name for name in summary if name != "ratio"]
+    print(
+        "CPU time of others, at most: "
+        + ", ".join(f"{side} {max(p[side]['others'] for p in pairs):.0%}" for side in sides)
+    )
 
 
 class Clock:

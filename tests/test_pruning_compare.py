@@ -164,3 +164,20 @@ def test_a_stop_signal_keeps_whole_blocks_and_the_same_command_goes_on(tmp_path,
     assert run_cli("prune", "small.yaml", "name=again", cwd=tmp_path).code == 0
     (again,) = (tmp_path / "runs" / "again").glob("run-*")
     assert shards_of(again / "pruned") == stopped
+
+
+@pytest.mark.slow  # makes the built-in model: half a minute
+def test_the_recipe_ends_in_a_table_in_which_sparsegpt_is_before_wanda_and_magnitude(tmp_path):
+    done = run_cli("compare", "pruning", cwd=tmp_path, timeout=500)
+    assert done.code == 0, done.err
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/pruning/*/record.json")]
+    found = {
+        (document["arm"], document["point"].get("prune.sparsity")): document["evaluate"]["test"]["perplexity"]
+        for document in records
+    }
+    assert len(found) == 12
+    dense = found["dense", None]
+    for sparsity in (0.5, 0.7, 0.8):
+        kinds = [found[kind, sparsity] for kind in ("sparsegpt", "wanda", "magnitude")]
+        assert [dense, *kinds] == sorted([dense, *kinds])
+    assert dense < found["sparsegpt-lora", None] < found["sparsegpt", 0.7]
