@@ -167,9 +167,13 @@ def test_wanda_and_magnitude_are_what_their_papers_say():
     assert set(torch.nonzero(magnitude(weight_RC, 0.3).flatten())[:, 0].tolist()) == set(flat.argsort()[:60].tolist())
 
 
-def test_the_factor_is_the_upper_cholesky_factor_of_the_inverse():
-    _, hessian_CC = problem(columns=700, tokens=2000)  # several halves of the inverted triangle
+@pytest.mark.parametrize("columns", [1, 7, 700, 1101, 1300])  # odd ones, and several panels and halves
+def test_the_factor_is_the_upper_cholesky_factor_of_the_inverse(columns):
+    _, hessian_CC = problem(columns=columns, tokens=2000)
+    before_CC = hessian_CC.clone()
     upper_CC = upper_factor(hessian_CC, 0.01)
+    assert torch.equal(hessian_CC, before_CC)  # another damping may have to be tried
+    assert upper_CC.mT.is_contiguous()
     expected_CC = torch.linalg.cholesky(torch.linalg.inv(damped(hessian_CC)), upper=True)
     torch.testing.assert_close(upper_CC, expected_CC, rtol=1e-9, atol=1e-12)
 

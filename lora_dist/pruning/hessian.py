@@ -109,21 +109,45 @@ def upper_factor(hessian_CC: Tensor, damping: float) -> Tensor:
     """The upper Cholesky factor U_CC of (H + d I)^-1, with d = damping * mean(diag H).
 
     H is reversed in both axes, factored once and inverted as a triangle, so that the inverse of H is never formed
-    (half the work, one factorisation that can fail).
+    (half the work, one factorisation that can fail). Its columns lie in one run of memory each, on every device and
+    rank: bits of a product may depend on that too.
 
     Raises:
         HessianError: the damped matrix is not positive definite; its `damping` is the one that was tried.
     Source: Frantar & Alistarh 2023 (arXiv 2301.00774), section 3.3; the reversal follows from J H J = L L^T =>
     H^-1 = (J L^-T J)(J L^-1 J).
     """
-    reversed_CC = hessian_CC.flip(0, 1)
-    reversed_CC.diagonal().add_(damping * hessian_CC.diagonal().mean())
-    lower_CC, info = torch.linalg.cholesky_ex(reversed_CC)
-    del reversed_CC
-    if int(info) or not bool(torch.isfinite(lower_CC.diagonal()).all()):
+    factor_CC = hessian_CC.flip(0, 1)
+    factor_CC.diagonal().add_(damping * hessian_CC.diagonal().mean())
+    factor_CC, info = _cholesky(factor_CC)
+    if int(info) or not bool(torch.isfinite(factor_CC.diagonal()).all()):
         raise HessianError(damping)
-    _invert_triangle(lower_CC)
-    return lower_CC.flip(0, 1)
+    _invert_triangle(factor_CC)
+    _reverse(factor_CC)
+    return factor_CC.mT.contiguous().mT
+
+
+def _cholesky(matrix_CC: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower Cholesky factor and LAPACK's verdict; on a CPU in the place of the matrix, which may be a GiB.
+
+    LAPACK wants columns in one run of memory: those of the transpose are, and of a symmetric matrix that is the same.
+    """
+    if matrix_CC.device.type != "cpu":
+        return torch.linalg.cholesky_ex(matrix_CC)
+    columns_CC, info = matrix_CC.mT, torch.empty((), dtype=torch.int32)
+    torch.linalg.cholesky_ex(columns_CC, out=(columns_CC, info))
+    return columns_CC, info
+
+
+def _reverse(matrix_CC: Tensor) -> None:
+    """Reverse a matrix in both axes, in place: the first rows change places with the last, a panel at a time."""
+    size = matrix_CC.shape[0]
+    for start in range(0, (size + 1) // 2, PANEL):
+        stop = min(start + PANEL, (size + 1) // 2)
+        first = matrix_CC[start:stop].flip(0, 1)
+        last = matrix_CC[size - stop : size - start].flip(0, 1)
+        matrix_CC[start:stop] = last
+        matrix_CC[size - stop : size - start] = first
 
 
 def factor_with_damping(hessian_CC: Tensor, damping: float, name: str) -> tuple[Tensor, float]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lora_dist.models.device import one_thread
+from lora_dist.models.device import one_thread, trim_memory
 from lora_dist.pruning.chain import Call, Groups, block_calls, input_groups
 from lora_dist.world import Team
 
@@ -116,6 +116,7 @@ class Passes:
         for wave in _waves(self._turns, self._abreast):
             tell(f"{wave[-1] + 1} of {self._turns}")
             self.side_by_side(run, [turn for turn in wave if turn < len(self._hidden)])
+        trim_memory()
 
 
 def _waves(count: int, width: int) -> Iterator[list[int]]:

@@ -226,11 +226,12 @@ def _copied(mine: _Factor | None, matrix: Matrix, owner: int, team: Team) -> _Fa
         return mine  # type: ignore[return-value]
     damping, seconds = team.told_by(owner, mine and (mine.damping, mine.seconds))
     columns, device = matrix.weight_RC.shape[1], matrix.weight_RC.device
-    upper_CC = mine.upper_CC.contiguous() if mine else torch.empty(columns, columns, device=device)
+    # Sent by columns, as `upper_factor` lays them: products of other layouts may round otherwise.
+    columns_CC = mine.upper_CC.mT.contiguous() if mine else torch.empty(columns, columns, device=device)
     dead_C = mine.dead_C.to(torch.uint8) if mine else torch.empty(columns, dtype=torch.uint8, device=device)
-    _copy(upper_CC, owner, team)
+    _copy(columns_CC, owner, team)
     _copy(dead_C, owner, team)
-    return _Factor(upper_CC, dead_C.bool(), damping, seconds)
+    return _Factor(columns_CC.mT, dead_C.bool(), damping, seconds)
 
 
 def _copy(tensor: Tensor, owner: int, team: Team) -> None:

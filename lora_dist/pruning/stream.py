@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lora_dist.config.pruning import PruneSection
-from lora_dist.models.device import peak_memory, release_memory, synchronize
+from lora_dist.models.device import peak_memory, release_memory, synchronize, trim_memory
 from lora_dist.models.skeleton import drop_weights, put_weights
 from lora_dist.models.stored import StoredWeights
 from lora_dist.models.structure import decoder_blocks
@@ -154,6 +154,7 @@ class Stream:
         if goes_on and not hands_on_dense:
             self.passes.forward(number, block, self._tell(number, "pruned outputs"))
         drop_weights(block)
+        trim_memory()
 
     def _find(
         self, number: int, block: nn.Module, matrices: Mapping[str, Matrix], *, keep_outputs: bool
