@@ -8,11 +8,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_dist.config.experiment import Run
 from lora_dist.config.pruning import PruneSection
@@ -70,9 +72,13 @@ def prune_stage(
         if chosen is None:
             _wait_for_turn(shared, lock, team, progress)
         if not team.first_does(lambda: holds_pruning(shared, key)):
-            is_complete = _prune(run, shared, _calibration(run, folder, tokens, tokenizer, team, progress), tokenizer,
-                                 team, lambda *beat: progress("prune", *beat), chosen)  # fmt: skip
-            if not is_complete:
+            ids_NT = _calibration(run, folder, tokens, tokenizer, team, progress)
+            job = _Job.of(run, shared, ids_NT, team)
+            team.first_does(job.begin)
+            reset_peak_memory(job.device)
+            job.stream(lambda *beat: progress("prune", *beat)).run(ids_NT, chosen)
+            release_memory()
+            if not team.first_does(lambda: job.finish(tokenizer)):
                 return False
         team.first_does(lambda: link_model(shared, folder.pruned))
     return True
@@ -131,63 +137,81 @@ def _section(run: Run) -> PruneSection:
     return run.prune
 
 
-def _prune(
-    run: Run,
-    shared: Path,
-    ids_NT: Tensor | None,
-    tokenizer: PreTrainedTokenizerBase,
-    team: Team,
-    progress: Callable[[int, int, str], None],
-    chosen: range | None,
-) -> bool:
-    """Fill the shared folder; whether it is complete then."""
-    section = _section(run)
-    device = device_of(team.world)
-    dtype = dtype_of(run.model, device)
-    model, weights = skeleton(run.model, dtype), StoredWeights.of_source(run.model)
-    names = set(weights.names_for(model).values())
-    blocks_name, blocks = decoder_blocks(model)
-    in_blocks = {stored for name, stored in weights.names_for(model).items() if name.startswith(f"{blocks_name}.")}
-    rest = _rest_shards(weights, in_blocks, len(blocks))
-    output = PrunedModel(shared, len(blocks) + len(rest))
-    state = {
-        "source": weights.fingerprint(),
-        "calibration": hash_of_ids(ids_NT) if ids_NT is not None else "",
-        "dtype": str(dtype),
-    }
-    team.first_does(lambda: (_check_space(shared, weights, output), output.begin(state)))
-    log.info("pruning %d blocks, %d tensors, on %d rank(s)", len(blocks), len(names), team.world.size)
-    reset_peak_memory(device)
-    Stream(section, model, weights, output, team, device, dtype, progress).run(ids_NT, chosen)
-    release_memory()
-    return team.first_does(lambda: _finish(run, output, weights, rest, len(blocks), state, ids_NT, tokenizer, team))
+@dataclass(frozen=True)
+class _Job:
+    """One pruned model to be made: what it is made of, and where it goes."""
 
+    run: Run
+    section: PruneSection
+    ids_NT: Tensor | None  # noqa: N815
+    team: Team
+    device: torch.device
+    dtype: torch.dtype
+    model: PreTrainedModel
+    """Without weights."""
+    weights: StoredWeights
+    blocks: int
+    rest: dict[int, list[str]]
+    """Tensors outside the blocks by the number of their shard."""
+    output: PrunedModel
 
-def _finish(
-    run: Run,
-    output: PrunedModel,
-    weights: StoredWeights,
-    rest: dict[int, list[str]],
-    blocks: int,
-    state: dict[str, str],
-    ids_NT: Tensor | None,
-    tokenizer: PreTrainedTokenizerBase,
-    team: Team,
-) -> bool:
-    """Put the model together once all blocks are there; who works on a part of them may find that they are not."""
-    with ExitStack() as lock:
-        try:
-            lock.enter_context(exclusive(output.partial.with_name(f".{output.folder.name}.finish")))
-        except Held:
-            return False
-        if output.is_complete:
-            return True
-        if len(output.done(contents=False)) < blocks:
-            return False
-        for number, names in rest.items():
-            output.write_rest(number, {name: weights.read(name) for name in names})
-        output.finish(rest, _texts(run, tokenizer), _report(run, state, ids_NT, team))
-    return True
+    @classmethod
+    def of(cls, run: Run, shared: Path, ids_NT: Tensor | None, team: Team) -> _Job:
+        """The model that `run` wants, to be put into `shared`."""
+        device = device_of(team.world)
+        dtype = dtype_of(run.model, device)
+        model, weights = skeleton(run.model, dtype), StoredWeights.of_source(run.model)
+        blocks_name, blocks = decoder_blocks(model)
+        in_blocks = {stored for name, stored in weights.names_for(model).items() if name.startswith(f"{blocks_name}.")}
+        rest = _rest_shards(weights, in_blocks, len(blocks))
+        output = PrunedModel(shared, len(blocks) + len(rest))
+        return cls(run, _section(run), ids_NT, team, device, dtype, model, weights, len(blocks), rest, output)
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """Size and hash of the calibration tokens."""
+        samples, length = tuple(self.ids_NT.shape) if self.ids_NT is not None else (0, 0)
+        return {"samples": samples, "length": length, "hash": hash_of_ids(self.ids_NT) if samples else ""}
+
+    def begin(self) -> None:
+        """Take up the blocks of an earlier attempt, if they were made of the same."""
+        _check_space(self.output, self.weights)
+        source = {"source": self.weights.fingerprint(), "dtype": str(self.dtype)}
+        self.output.begin(source | {"calibration": self.calibration["hash"]})
+        log.info("pruning %d blocks on %d rank(s)", self.blocks, self.team.world.size)
+
+    def stream(self, progress: Callable[[int, int, str], None]) -> Stream:
+        """The model on its way through."""
+        return Stream(self.section, self.model, self.weights, self.output, self.team, self.device, self.dtype, progress)
+
+    def finish(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Put the model together once all blocks are there; who does a part of them may find that they are not."""
+        with ExitStack() as lock:
+            try:
+                lock.enter_context(exclusive(self.output.partial.with_name(f".{self.output.folder.name}.finish")))
+            except Held:
+                return False
+            if self.output.is_complete:
+                return True
+            if len(self.output.done(contents=False)) < self.blocks:
+                return False
+            for number, names in self.rest.items():
+                self.output.write_rest(number, {name: self.weights.read(name) for name in names})
+            self.output.finish(self.rest, _texts(self.run, tokenizer), self._report())
+        return True
+
+    def _report(self) -> dict[str, Any]:
+        """What pruning.json says beside its blocks."""
+        return {
+            "model": self.run.model.path,
+            "revision": self.run.model.revision,
+            "settings": self.section.relevant(),
+            "is_approximate": self.section.uses_data and self.section.mode == "dense_inputs",
+            "calibration": self.calibration,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "world_size": self.team.world.size,
+            "peak_memory_kind": peak_memory(self.device).kind,
+        }
 
 
 def _rest_shards(weights: StoredWeights, in_blocks: set[str], first: int) -> dict[int, list[str]]:
@@ -206,15 +230,15 @@ def _rest_shards(weights: StoredWeights, in_blocks: set[str], first: int) -> dic
     return {first + number: names for number, names in enumerate(shards)}
 
 
-def _check_space(shared: Path, weights: StoredWeights, output: PrunedModel) -> None:
+def _check_space(output: PrunedModel, weights: StoredWeights) -> None:
     """Make sure that the pruned model fits on the disk before a part of it fills the rest."""
-    make_folder(shared.parent)
+    folder = make_folder(output.folder.parent)
     there = sum(path.stat().st_size for path in output.partial.rglob("*") if path.is_file())
     needed = int(weights.bytes() * (1 + 1 / 16)) - there  # a bit of mask for each weight of 16 bits
-    free = shutil.disk_usage(shared.parent).free
+    free = shutil.disk_usage(folder).free
     if free < needed:
         raise StorageError(
-            key=str(shared.parent),
+            key=str(folder),
             problem=f"a pruned model takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free there",
             fix="free some space, or choose another output_dir",
         )
@@ -229,19 +253,3 @@ def _texts(run: Run, tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
         if (path := source_file(run.model, name)) is not None:
             texts[name] = path.read_bytes()
     return texts
-
-
-def _report(run: Run, state: dict[str, str], ids_NT: Tensor | None, team: Team) -> dict[str, Any]:
-    """What pruning.json says beside its blocks."""
-    section = _section(run)
-    samples, length = tuple(ids_NT.shape) if ids_NT is not None else (0, 0)
-    return {
-        "model": run.model.path,
-        "revision": run.model.revision,
-        "settings": section.relevant(),
-        "is_approximate": section.uses_data and section.mode == "dense_inputs",
-        "calibration": {"samples": samples, "length": length, "hash": state["calibration"]},
-        "dtype": state["dtype"].removeprefix("torch."),
-        "world_size": team.world.size,
-        "peak_memory_kind": peak_memory(device_of(team.world)).kind,
-    }
