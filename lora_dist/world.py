@@ -75,10 +75,7 @@ def current_world(variables: Mapping[str, str] = os.environ) -> World:
 
 
 def _of_srun(variables: Mapping[str, str]) -> dict[str, str]:
-    """What a launcher would have set, for the tasks of an `srun` of several; nothing where a launcher has.
-
-    A batch script itself is no task of a step (SLURM_STEP_NUM_TASKS is not set there), whatever it may start.
-    """
+    """What a launcher would have set, for the tasks of an `srun` of several. A batch script is no task of a step."""
     size = variables.get("SLURM_STEP_NUM_TASKS", "1")
     if "RANK" in variables or "SLURM_PROCID" not in variables or not size.isdecimal() or int(size) < 2:
         return {}
@@ -250,14 +247,13 @@ class Team:
         Raises:
             WorkerCrashed: on the other ranks, for an error that is none of lora_dist's.
         """
-        told = self.gather(error if isinstance(error, LoraDistError) else error and f"rank {self.world.rank}: {error}")
+        known = isinstance(error, LoraDistError) or error is None
+        told = self.gather(error if known else WorkerCrashed(f"rank {self.world.rank}: {error}"))
         if error is not None:
             raise error
-        other = next((found for found in told if found is not None), None)
-        if other is not None:
-            raised = other if isinstance(other, LoraDistError) else WorkerCrashed(other)
-            raised.is_told_by_first = told[0] is not None
-            raise raised
+        for other in filter(None, told):
+            other.is_told_by_first = told[0] is not None
+            raise other
 
     def add_up(self, tensor: Any, owner: int | None = None) -> None:
         """Put the sum of all ranks' tensors in its place: on every rank, or on `owner` (elsewhere it is then spent)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lora_dist.config.experiment import Run
 from lora_dist.config.pruning import PruneSection
 from lora_dist.data.tokens import TokenisedData, TokenSet
-from lora_dist.errors import StorageError
 from lora_dist.models.device import device_of, dtype_of, peak_memory, release_memory, reset_peak_memory
 from lora_dist.models.loading import context_length
 from lora_dist.models.skeleton import skeleton
@@ -30,7 +28,7 @@ from lora_dist.pipeline.preflight import find_or_tokenise
 from lora_dist.pruning.calibration import calibration_ids, calibration_length, hash_of_ids
 from lora_dist.pruning.output import PrunedModel, holds_pruning, link_model
 from lora_dist.pruning.stream import Stream
-from lora_dist.store.atomic import make_folder
+from lora_dist.store.atomic import check_free, make_folder
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.lock import Held, exclusive
 from lora_dist.world import Team
@@ -235,13 +233,7 @@ def _check_space(output: PrunedModel, weights: StoredWeights) -> None:
     folder = make_folder(output.folder.parent)
     there = sum(path.stat().st_size for path in output.partial.rglob("*") if path.is_file())
     needed = int(weights.bytes() * (1 + 1 / 16)) - there  # a bit of mask for each weight of 16 bits
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise StorageError(
-            key=str(folder),
-            problem=f"a pruned model takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free there",
-            fix="free some space, or choose another output_dir",
-        )
+    check_free(folder, needed, "a pruned model", "free some space, or choose another output_dir")
 
 
 def _texts(run: Run, tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:

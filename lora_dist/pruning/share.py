@@ -107,8 +107,30 @@ def solve_block(
         HessianError: no damping makes a Hessian positive definite.
         ModelError: a linear was given nothing but zeros, or numbers that are not finite.
     """
+    owners = owners_of(groups, team.world.size)
+    found, factors = _solve_mine(groups, moments, owners, section, samples, team, side_by_side or _in_turn)
+    for index, group in enumerate(groups):
+        shared = [matrix for matrix in group if section.kind == "sparsegpt" and matrix.is_shared(team.world.size)]
+        factor = _copied(factors.pop(index, None), shared[0], owners[index], team) if shared else None
+        for matrix in group:
+            if factor is not None and matrix in shared:
+                found[matrix.name] = _solve_together(matrix, factor, section, team)
+            else:
+                found[matrix.name] = _sent(found.get(matrix.name), matrix, owners[index], team)
+    return found
+
+
+def _solve_mine(
+    groups: Sequence[Sequence[Matrix]],
+    moments: list[Moments | None],
+    owners: Sequence[int],
+    section: PruneSection,
+    samples: int,
+    team: Team,
+    side_by_side: SideBySide,
+) -> tuple[dict[str, Found], dict[int, _Factor]]:
+    """What this rank owns, the most work first: its matrices, and the factors of those whose rows are shared."""
     rank, size = team.world.rank, team.world.size
-    owners = owners_of(groups, size)
     for index, owner in enumerate(owners):
         team.add_up(moments[index].total, owner)
         if owner != rank:
@@ -123,24 +145,14 @@ def solve_block(
         if factor is not None:
             factors[index] = factor
 
+    mine = [index for index, owner in enumerate(owners) if owner == rank]
     error: Exception | None = None
-    mine = sorted(
-        (index for index, owner in enumerate(owners) if owner == rank), key=lambda index: -_cost(groups[index], size)
-    )
     try:
-        (side_by_side or _in_turn)(solve, mine)
+        side_by_side(solve, sorted(mine, key=lambda index: -_cost(groups[index], size)))
     except (LoraDistError, RuntimeError) as raised:
         error = raised
     team.raise_together(error)
-    for index, group in enumerate(groups):
-        shared = [matrix for matrix in group if section.kind == "sparsegpt" and matrix.is_shared(size)]
-        factor = _copied(factors.pop(index, None), shared[0], owners[index], team) if shared else None
-        for matrix in group:
-            if factor is not None and matrix in shared:
-                found[matrix.name] = _solve_together(matrix, factor, section, team)
-            else:
-                found[matrix.name] = _sent(found.get(matrix.name), matrix, owners[index], team)
-    return found
+    return found, factors
 
 
 def _in_turn(action: Callable[[int], None], items: Sequence[int]) -> list[None]:

@@ -113,6 +113,21 @@ def write_errors(path: Path) -> Iterator[None]:
             ) from error
 
 
+def check_free(folder: Path, needed: int, what: str, fix: str) -> None:
+    """Make sure that `what` of so many bytes fits on the disk of `folder`, before a part of it fills the rest.
+
+    Raises:
+        StorageError: it does not fit.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageError(
+            key=str(folder),
+            problem=f"{what} takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free on this disk",
+            fix=fix,
+        )
+
+
 def write_text(path: Path, text: str) -> None:
     """`write_bytes` of UTF-8 text; half a surrogate pair, which has no UTF-8, is written as its (JSON) escape."""
     write_bytes(path, text.encode(errors="backslashreplace"))

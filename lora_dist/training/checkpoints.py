@@ -15,7 +15,7 @@ from pathlib import Path
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora_dist.errors import ConfigError, StorageError
-from lora_dist.store.atomic import sync_file, sync_folder, write_errors
+from lora_dist.store.atomic import check_free, sync_file, sync_folder, write_errors
 from lora_dist.store.manifest import flaw_of, read_manifest, write_manifest
 from lora_dist.world import Team, World
 
@@ -108,13 +108,9 @@ def check_space(folder: Path, estimate: int) -> None:
     """
     newest = next(iter(sealed(folder)), None)
     needed = bytes_of(newest) if newest else estimate
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise StorageError(
-            key=str(folder),
-            problem=f"a checkpoint takes {needed / 2**20:,.0f} MiB, and {free / 2**20:,.0f} MiB are free on this disk",
-            fix="free some space, lower train.keep_checkpoints, or choose another output_dir",
-        )
+    check_free(
+        folder, needed, "a checkpoint", "free some space, lower train.keep_checkpoints, or choose another output_dir"
+    )
 
 
 def bytes_of(folder: Path) -> int:
