@@ -20,8 +20,7 @@ from lora_dist.errors import ConfigError, LoraDistError, WorkerCrashed
 T = TypeVar("T")
 _PATIENCE = timedelta(days=2)  # how long ranks wait for one that tokenises, hashes a checkpoint or is measured
 _PR_SET_PDEATHSIG = 1
-_PORTS = range(20_000, 30_000)
-"""Where the ranks of a job step meet: each step at its own."""
+_PORTS = range(20_000, 30_000)  # where the ranks of a job step meet, each step at its own
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def current_world(variables: Mapping[str, str] = os.environ) -> World:
 
 
 def _of_srun(variables: Mapping[str, str]) -> dict[str, str]:
-    """What a launcher would have set, for the tasks of an `srun` of several. A batch script is no task of a step."""
+    """What a launcher would have set, for the tasks of an `srun` of several (a batch script is no task of a step)."""
     size = variables.get("SLURM_STEP_NUM_TASKS", "1")
     if "RANK" in variables or "SLURM_PROCID" not in variables or not size.isdecimal() or int(size) < 2:
         return {}
