@@ -10,9 +10,9 @@ sort for the threshold; a column loop with outer products on [rows, columns] wei
 passes over all samples, one sample at a time. It differs from the published code in nothing that takes time: it prunes
 the k smallest instead of k + 1, and rounds its weights to bfloat16 as the files do, so that both do the same job. Held
 to that are, for each matrix of the first block, the zeros (0.1% apart at most: the port keeps all weights whose score
-is the k-th), the masks (1% of the places) and sum e^2 (1%); of later blocks the zeros and sum e^2 (3%) alone. Their inputs
-differ by rounding, which the choice of weights enlarges: the port beside itself, adding the samples up in another
-order, was up to 3.1% of the masks and 1.1% of sum e^2 apart in the second block (2026-11, widths 256 and 768).
+is the k-th), the masks (1% of the places) and sum e^2 (1%); of later blocks the zeros and sum e^2 (3%) alone. Their
+inputs differ by rounding, which the choice of weights enlarges: the port beside itself, adding the samples up in
+another order, was up to 3.1% of the masks and 1.1% of sum e^2 apart in the second block (2026-11, widths 256 and 768).
 
 - overall: wall clock over all blocks, from hidden states to hidden states. Not in it: starting, embedding the samples,
   reading weights and (lora_dist's side) writing shards; for lora_dist those are shown apart.
