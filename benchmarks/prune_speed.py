@@ -12,7 +12,8 @@ the k smallest instead of k + 1, and rounds its weights to bfloat16 as the files
 to that are, for each matrix of the first block, the zeros (0.1% apart at most: the port keeps all weights whose score
 is the k-th), the masks (1% of the places) and sum e^2 (1%); of later blocks the zeros and sum e^2 (3%) alone. Their
 inputs differ by rounding, which the choice of weights enlarges: the port beside itself, adding the samples up in
-another order, was up to 3.1% of the masks and 1.1% of sum e^2 apart in the second block (2026-11, widths 256 and 768).
+another order, was up to 8.2% of the masks apart in the second block at the default widths (0.2% in the first), and up
+to 1.1% of sum e^2 at a width of 256 (2026-11).
 
 - overall: wall clock over all blocks, from hidden states to hidden states. Not in it: starting, embedding the samples,
   reading weights and (lora_dist's side) writing shards; for lora_dist those are shown apart.
