@@ -240,7 +240,6 @@ def terms(arguments: argparse.Namespace) -> dict[str, dict[str, int]]:
         },
         "solving": {
             **held,
-            "Gram panels of the widest, float64": 8 * grams[-1],
             "its H and factor, float32": 2 * 4 * wide * wide,
             "a matrix of another thread in float32, transposed, joined": 3 * 4 * hidden * wide,
             "pruned matrices, bfloat16": 2 * block,

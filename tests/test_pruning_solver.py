@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -215,3 +217,14 @@ def test_moments_are_those_of_the_inputs_in_whatever_order_they_come(columns):
     torch.testing.assert_close(squares[0], x_TC.square().sum(0), rtol=1e-6, atol=0)
     assert all(torch.equal(grams[0].total, other.total) for other in grams)
     assert all(torch.equal(squares[0], other) for other in squares)
+
+
+def test_spent_moments_hold_nothing_though_somebody_still_holds_them():
+    """The widest are hundreds of MiB, and would lie beside the factor that is made of them."""
+    gram = Gram(700, torch.device("cpu"))
+    gram.add(torch.randn(50, 700, generator=torch.Generator().manual_seed(0)))
+    expected_CC = gram.hessian(3)
+    total = weakref.ref(gram.total)
+    assert torch.equal(gram.spend(3), expected_CC)
+    assert total() is None
+    assert gram.total.numel() == 0

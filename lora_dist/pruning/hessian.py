@@ -72,6 +72,13 @@ class Gram:
             hessian_CC[stop:, start:stop] = scaled[:, stop - start :].T
         return hessian_CC
 
+    def spend(self, samples: int) -> Tensor:
+        """`hessian`, letting go of the sum: whoever still holds this object holds nothing large."""
+        hessian_CC = self.hessian(samples)
+        self.total = self.total.new_empty(0)
+        self._panels = []
+        return hessian_CC
+
 
 class SquareSums:
     """The sum of x^2 over tokens for each column, in float64: all that Wanda needs."""

@@ -173,7 +173,7 @@ def _solve_alone(
 
 def _factor(moments: Gram, section: PruneSection, samples: int, name: str) -> _Factor:
     started = time.perf_counter()
-    hessian_CC = moments.hessian(samples)
+    hessian_CC = moments.spend(samples)
     dead_C = dead_columns(hessian_CC)
     _refuse_unusable(hessian_CC.diagonal(), name)
     hessian_CC.diagonal()[dead_C] = 1
