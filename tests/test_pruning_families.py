@@ -156,3 +156,12 @@ def test_a_linear_whose_inputs_say_nothing_is_refused_by_name(saved, tmp_path, k
         prune_to(tmp_path / "pruned", saved, PruneSection(kind=kind, sparsity=0.5), IDS)
     assert caught.value.problems[0].key == key
     assert "mlp.down_proj" in str(caught.value)
+
+
+@pytest.mark.parametrize("saved", ["cohere"], indirect=True)
+def test_a_group_whose_last_member_is_called_last_keeps_nobody_from_being_heard(saved, tmp_path):
+    """Cohere's up_proj is given what q_proj is, and is called after o_proj: with down_proj left out it is the last."""
+    pruned = prune_to(tmp_path / "pruned", saved, PruneSection(sparsity=0.5, skip=["down_proj"]), IDS)
+    kept = masks_of(pruned)
+    assert len(kept) == 2 * 6
+    assert all(keep.float().mean() == pytest.approx(0.5, abs=0.01) for keep in kept.values())

@@ -105,17 +105,9 @@ def inputs_heard(linears: Mapping[str, nn.Module], listen: Listen) -> Iterator[N
         yield
 
 
-@dataclass(frozen=True)
-class Groups:
-    """The linears of a block by what they see."""
-
-    of_input: tuple[tuple[str, ...], ...]
-    """Linears that are given one and the same input (q/k/v, gate/up) together, in the order of their calls."""
-
-    @property
-    def last(self) -> str:
-        """The linear that is called last."""
-        return self.of_input[-1][-1]
+Groups = tuple[tuple[str, ...], ...]
+"""The linears of a block by what they see: those that are given one and the same input (q/k/v, gate/up) together. The
+first of each group stands for it, and the groups are in the order in which those are called."""
 
 
 def input_groups(block: nn.Module, call: Call, hidden_BTH: Tensor, linears: Mapping[str, nn.Module]) -> Groups:
@@ -138,9 +130,7 @@ def input_groups(block: nn.Module, call: Call, hidden_BTH: Tensor, linears: Mapp
     with inputs_heard(linears, listen):
         call.run(block, hidden_BTH)
     _refuse_uncounted(order, list(linears))
-    # A group is known whole when its last member has been called, and the groups are kept in that order.
-    groups = sorted((tuple(names) for _, names in given), key=lambda names: order.index(names[-1]))
-    return Groups(tuple(groups))
+    return tuple(tuple(names) for _, names in given)
 
 
 def _refuse_uncounted(order: Sequence[str], names: Sequence[str]) -> None:

@@ -170,10 +170,10 @@ class Stream:
             return {}
         linears = linears_of(block)
         groups = self.passes.groups(number, block, {name: linears[name] for name in matrices})
-        moments = [self._new_moments(matrices[names[0]]) for names in groups.of_input]
+        moments = [self._new_moments(matrices[names[0]]) for names in groups]
         self._observe(number, block, groups, moments, keep_outputs=keep_outputs)
         self._tell(number, "solving")("")
-        by_group = [[matrices[name] for name in names] for names in groups.of_input]
+        by_group = [[matrices[name] for name in names] for names in groups]
         return solve_block(
             by_group, moments, self.section, self.passes.samples, self.team, side_by_side=self.passes.side_by_side
         )
@@ -186,7 +186,7 @@ class Stream:
         self, number: int, block: nn.Module, groups: Groups, moments: list[Any], *, keep_outputs: bool
     ) -> None:
         """Send every sample through, adding up what the first linear of each group is given."""
-        of_leader = {names[0]: moment for names, moment in zip(groups.of_input, moments, strict=True)}
+        of_leader = {names[0]: moment for names, moment in zip(groups, moments, strict=True)}
         last = list(of_leader)[-1]
 
         def listen(name: str, x: Tensor) -> None:
