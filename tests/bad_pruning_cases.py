@@ -74,6 +74,7 @@ PRUNING = [
         lambda place: place.write("short.txt", "a few words and nothing else"),
         sections={"arms": {arm: {"prune": settings} for arm, (settings, _, _) in ODD_PRUNINGS.items()}}, stack=True,
     ),
+    heavy("blocks beyond the model", f"prune small.yaml {HALF} {DENSE} --blocks 1:9", "--blocks", "a part of 0:2"),
     heavy("no calibration tokens", f"prune small.yaml {HALF} {SHORT}", "data.path", "has some", odd_data),
     heavy("model without blocks", f"prune small.yaml {HALF} model.path=blockless", "model.path", "prune to null",
           without_blocks),

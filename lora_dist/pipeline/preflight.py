@@ -13,10 +13,11 @@ from lora_dist.config.pruning import PruneSection
 from lora_dist.config.sections import DataSection
 from lora_dist.data.tokenise import source_key, tokenise
 from lora_dist.data.tokens import TokenisedData, TokenSet, find_token_set
-from lora_dist.errors import Problem, UserError, raise_together
+from lora_dist.errors import ConfigError, Problem, UserError, raise_together
 from lora_dist.models.device import device_of
 from lora_dist.models.loading import context_length, empty_model, load_tokenizer, quiet_transformers
 from lora_dist.models.methods import method_problems
+from lora_dist.models.structure import decoder_blocks
 from lora_dist.models.weights import check_weights
 from lora_dist.pipeline.fallback import room_problems
 from lora_dist.pipeline.prune_checks import check_calibration, pruning_problems
@@ -64,6 +65,20 @@ class Preflight:
         return [
             data.save(self.tokens_folder) if isinstance(data, TokenisedData) else data for data in self._data.values()
         ]
+
+    def check_blocks(self, run: Run, chosen: range) -> None:
+        """Make sure that a run that has been checked has these blocks.
+
+        Raises:
+            ConfigError: its model has fewer.
+        """
+        count = len(decoder_blocks(self._open(run)[1])[1])
+        if chosen.stop > count:
+            raise ConfigError(
+                key="--blocks",
+                problem=f"{chosen.start}:{chosen.stop} goes beyond the model's {count} blocks",
+                fix=f"give a part of 0:{count}",
+            )
 
     def tokenizer_of(self, run: Run) -> PreTrainedTokenizerBase:
         """The tokenizer that was opened for a run that has been checked."""

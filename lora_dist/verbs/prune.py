@@ -71,7 +71,7 @@ def prune(
 
     team, show = Team.join(world), progress or silent
     untrained = run.model_copy(update={"method": run.method.model_copy(update={"kind": "base"})})
-    team.first_does(lambda: prepare(experiment, run, folder, world, show, checked=untrained))
+    team.first_does(lambda: prepare(experiment, run, folder, world, show, checked=untrained, blocks=chosen))
     run_folder = folder.run(run.id)
     found = prune_only(run_folder.path, team, progress_of(run_folder, show) if world.is_first else silent, chosen)
     if found is None:

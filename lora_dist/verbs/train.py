@@ -86,8 +86,9 @@ def prepare(
     show: Progress,
     *,
     checked: Run | None = None,
+    blocks: range | None = None,
 ) -> None:
-    """Check the run (or what of it is to be done, `checked`), and make its folder and its tokens.
+    """Check the run (or what of it is to be done, `checked`, of these `blocks`), and make its folder and its tokens.
 
     Raises:
         Refused: something the user can mend is wrong.
@@ -97,6 +98,8 @@ def prepare(
     preflight = Preflight(folder.tokens, show)
     with claimed(folder):
         preflight.check([checked or run], [world])
+        if blocks is not None:
+            preflight.check_blocks(run, blocks)
         make_run_folders(experiment, [run], folder)
         preflight.save()
 
