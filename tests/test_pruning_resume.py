@@ -6,11 +6,11 @@ import os
 import signal
 
 import pytest
-import torch
 from family_cases import FAMILIES, VOCAB, build
 from pruning_cases import ids_of, prune_to, shards_of, stream_to
 
 from lora_dist.config.pruning import PruneSection
+from lora_dist.models.device import one_thread
 from lora_dist.pruning import passes
 
 BLOCKS = 4
@@ -25,10 +25,8 @@ SECTIONS = {
 @pytest.fixture(autouse=True)
 def small_passes(monkeypatch):
     monkeypatch.setattr(passes, "PASS_TOKENS", 2 * 16)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from reference_sparsegpt import error_of, reference
 
+from lora_dist.models.device import one_thread
 from lora_dist.pruning.hessian import Gram, HessianError, SquareSums, factor_with_damping, upper_factor
 from lora_dist.pruning.solver import CHUNK_ROWS, chunks_of, magnitude, sparsegpt, wanda
 
@@ -16,11 +17,9 @@ GOALS = (0.3, 0.5, 0.8, "2:4", "4:8", "1:3")
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def alone():
+    with one_thread():
+        yield
 
 
 def problem(rows=24, columns=96, tokens=400, seed=0, condition=1.0, dtype=torch.float64):

@@ -17,10 +17,11 @@ from transformers import GenerationConfig
 
 from lora_dist.data.tokens import NOT_SCORED
 from lora_dist.errors import DataError
-from lora_dist.evaluation.live_model import causal_lm, evaluating, input_device
+from lora_dist.evaluation.live_model import evaluating, input_device
 from lora_dist.evaluation.perplexity import Row
 from lora_dist.evaluation.shares import deal
 from lora_dist.models.device import synchronize
+from lora_dist.models.structure import causal_lm
 from lora_dist.store.record import Generation
 from lora_dist.world import Team
 

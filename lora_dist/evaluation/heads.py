@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from lora_dist.errors import ModelError
-from lora_dist.evaluation.live_model import causal_lm, embedding_rows, input_device
+from lora_dist.evaluation.live_model import embedding_rows, input_device
 from lora_dist.models.skeleton import forward_replaced
+from lora_dist.models.structure import causal_lm
 
 _log = logging.getLogger(__name__)
 

@@ -8,10 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-
-def causal_lm(model: nn.Module) -> nn.Module:
-    """The transformers causal LM inside a PEFT wrapper, or `model` itself. Injected adapters stay active in it."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+from lora_dist.models.structure import causal_lm
 
 
 def input_device(model: nn.Module) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,23 @@ def empty_model(section: ModelSection, report: Report | None = None) -> PreTrain
     Raises:
         ModelError: the model is not there, is not a causal language model, or cannot have this attention.
     """
+    return untrained_model(section, torch.device("meta"), report)
+
+
+def untrained_model(
+    section: ModelSection, where: AbstractContextManager[Any], report: Report | None = None, **options: Any
+) -> PreTrainedModel:
+    """The model of a config.json, built in the context `where` (a device), which says what becomes of its parameters.
+
+    Raises:
+        ModelError: the model is not there, is not a causal language model, or cannot have this attention.
+    """
     source = source_of(section, report)
     with hub_errors(section):
         config = AutoConfig.from_pretrained(source, **hub_options(section))
-    with hub_errors(section), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(
-            config, trust_remote_code=section.trust_remote_code, **attention_options(section)
-        )
+    options |= {"trust_remote_code": section.trust_remote_code, **_attention(section)}
+    with hub_errors(section), where:
+        return AutoModelForCausalLM.from_config(config, **options)
 
 
 def context_length(model: PreTrainedModel) -> int | None:
@@ -69,7 +80,7 @@ def load_model(
     Raises:
         ModelError: the weights are missing, not safetensors, or not those of a causal language model.
     """
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **attention_options(section)}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **_attention(section)}
     options["trust_remote_code"] = section.trust_remote_code
     if quantization is not None:
         options["quantization_config"] = quantization
@@ -92,8 +103,7 @@ def load_model(
     return model
 
 
-def attention_options(section: ModelSection) -> dict[str, Any]:
-    """The keyword arguments of transformers that choose the attention implementation."""
+def _attention(section: ModelSection) -> dict[str, Any]:
     return {} if section.attention == "auto" else {"attn_implementation": section.attention}
 
 

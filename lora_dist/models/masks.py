@@ -15,6 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lora_dist.models.structure import causal_lm
+
 FOLDER = "masks"
 _PACKING = "numpy.packbits over each row, first weight in the highest bit; 1 where the weight is not zero"
 
@@ -52,7 +54,7 @@ class Zeros:
 
 def count_zeros(model: nn.Module, folder: Path) -> Zeros:
     """Compare the linears of a live model (4-bit ones dequantised, adapters aside) with the masks in `folder`."""
-    modules = {name.replace(".base_layer", ""): module for name, module in _inner(model).named_modules()}
+    modules = {name.replace(".base_layer", ""): module for name, module in causal_lm(model).named_modules()}
     weights = masked = zeros = refilled = 0
     for name, keep_RC in read_masks(folder):
         weight_RC = plain_weight(modules[name.removesuffix(".weight")])
@@ -72,7 +74,3 @@ def plain_weight(linear: nn.Module) -> Tensor:
     from bitsandbytes.functional import dequantize_4bit  # importing it opens the CUDA device
 
     return dequantize_4bit(weight.data, weight.quant_state).detach()
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

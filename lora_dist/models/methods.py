@@ -15,7 +15,7 @@ from lora_dist.config.sections import MethodSection
 from lora_dist.errors import ModelError, Problem
 from lora_dist.models.adapters import target_problems
 from lora_dist.models.device import dtype_of
-from lora_dist.models.structure import decoder_blocks, final_norm
+from lora_dist.models.structure import causal_lm, decoder_blocks, final_norm
 from lora_dist.store.record import ModelPart, Quantization
 
 
@@ -130,7 +130,7 @@ def trainable_dtype(model: nn.Module) -> str | None:
 def describe_model(run: Run, model: PreTrainedModel) -> ModelPart:
     """The model part of a record, read off the live model (without frozen weights, `dtype_of` is what it will be)."""
     count = count_parameters(model)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = causal_lm(model)
     frozen = [weight.dtype for weight in base.parameters() if not weight.requires_grad and weight.is_floating_point()]
     return ModelPart(
         path=run.model.path,

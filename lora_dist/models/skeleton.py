@@ -10,11 +10,11 @@ import torch
 from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lora_dist.config.sections import ModelSection
-from lora_dist.models.loading import attention_options
-from lora_dist.models.sources import Report, hub_errors, hub_options, source_of
+from lora_dist.models.loading import untrained_model
+from lora_dist.models.sources import Report
 
 
 def skeleton(section: ModelSection, dtype: torch.dtype | None = None, report: Report | None = None) -> PreTrainedModel:
@@ -23,14 +23,8 @@ def skeleton(section: ModelSection, dtype: torch.dtype | None = None, report: Re
     Raises:
         ModelError: the model is not there, is not a causal language model, or cannot have this attention.
     """
-    source = source_of(section, report)
-    with hub_errors(section):
-        config = AutoConfig.from_pretrained(source, **hub_options(section))
-    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-    with hub_errors(section), init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(
-            config, trust_remote_code=section.trust_remote_code, **attention_options(section), **options
-        )
+    options = {} if dtype is None else {"dtype": dtype}
+    model = untrained_model(section, init_empty_weights(include_buffers=False), report, **options)
     model.tie_weights()  # tied ones were parted when each was put on the meta device
     return model.eval().requires_grad_(False)
 

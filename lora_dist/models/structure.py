@@ -32,6 +32,11 @@ def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     return max(outermost, key=lambda found: len(found[1]))
 
 
+def causal_lm(model: nn.Module) -> nn.Module:
+    """The transformers causal LM inside a PEFT wrapper, or `model` itself. Injected adapters stay active in it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def linear_names(model: PreTrainedModel) -> list[str]:
     """Dotted names of the linears that an adapter can go on: all but the output head."""
     head = model.get_output_embeddings()

@@ -137,7 +137,8 @@ class Preflight:
 
     def _check_calibration(self, run: Run, section: PruneSection) -> None:
         source = section.calibration.data or run.data
-        check_calibration(run, section, lambda: self._tokenise(run, source).facts.splits["train"].tokens)
+        context = context_length(self._open(run)[1])
+        check_calibration(section, context, lambda: self._tokenise(run, source).facts.splits["train"].tokens)
 
 
 def find_or_tokenise(
@@ -151,6 +152,22 @@ def find_or_tokenise(
     progress("prepare", 0, 0, "reading the data")
     found = find_token_set(tokens_folder, source_key(section, tokenizer, context))
     return found or tokenise(section, tokenizer, context, progress)
+
+
+def tokens_on_disk(
+    section: DataSection,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int | None,
+    tokens_folder: Path,
+    progress: Progress,
+) -> TokenSet:
+    """The tokens of this section, made and written now if they are not on the disk.
+
+    Raises:
+        UserError: the source or a length cannot be used, or the disk is full.
+    """
+    found = find_or_tokenise(section, tokenizer, context, tokens_folder, progress)
+    return found.save(tokens_folder) if isinstance(found, TokenisedData) else found
 
 
 def _placed(problem: Problem, run: Run, runs: list[Run]) -> Problem:

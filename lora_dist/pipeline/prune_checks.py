@@ -9,7 +9,6 @@ import torch
 from lora_dist.config.experiment import Run
 from lora_dist.config.pruning import PruneSection
 from lora_dist.errors import Problem
-from lora_dist.models.loading import context_length
 from lora_dist.models.skeleton import put_stand_ins, skeleton
 from lora_dist.models.stored import StoredWeights
 from lora_dist.models.structure import decoder_blocks
@@ -35,25 +34,27 @@ def pruning_problems(run: Run, section: PruneSection) -> Iterator[Problem]:
     if not section.uses_data:
         return
     put_stand_ins(model)
-    ids_BT = torch.zeros(1, _PROBE_TOKENS, dtype=torch.long)
     _, blocks = decoder_blocks(model)
-    number = next((index for index, block in enumerate(goals_of(model, section)) if block.goals), None)
+    goals = goals_of(model, section)
     with torch.no_grad():
-        hidden_BTH, calls = block_calls(model, ids_BT)
+        hidden_BTH, calls = block_calls(model, torch.zeros(1, _PROBE_TOKENS, dtype=torch.long))
+        number = next((index for index, block in enumerate(goals) if block.goals), None)
         if number is not None:
             linears = linears_of(blocks[number])
-            chosen = {name: linears[name] for name in goals_of(model, section)[number].goals}
-            input_groups(blocks[number], calls[number], hidden_BTH, chosen)
+            input_groups(
+                blocks[number], calls[number], hidden_BTH, {name: linears[name] for name in goals[number].goals}
+            )
 
 
-def check_calibration(run: Run, section: PruneSection, train_tokens: Callable[[], int]) -> None:
+def check_calibration(section: PruneSection, context: int | None, train_tokens: Callable[[], int]) -> None:
     """Make sure that there are enough calibration tokens.
 
     Args:
+        context: positions that the model has, or None.
         train_tokens: of the train split of the calibration data; not asked when no tokens are needed.
     Raises:
         ConfigError, DataError: a length above the context, or too few tokens.
     """
     if section.uses_data:
-        length = calibration_length(section.calibration, context_length(skeleton(run.model)))
+        length = calibration_length(section.calibration, context)
         check_enough(section.calibration, train_tokens(), length)

@@ -17,14 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_dist.config.experiment import Run
 from lora_dist.config.pruning import PruneSection
-from lora_dist.data.tokens import TokenisedData, TokenSet
+from lora_dist.data.tokens import TokenSet
 from lora_dist.models.device import device_of, dtype_of, peak_memory, release_memory, reset_peak_memory
-from lora_dist.models.loading import context_length
+from lora_dist.models.loading import context_length, empty_model
 from lora_dist.models.skeleton import skeleton
 from lora_dist.models.stored import StoredWeights
 from lora_dist.models.structure import decoder_blocks
 from lora_dist.models.weights import source_file
-from lora_dist.pipeline.preflight import find_or_tokenise
+from lora_dist.pipeline.preflight import tokens_on_disk
 from lora_dist.pruning.calibration import calibration_ids, calibration_length, hash_of_ids
 from lora_dist.pruning.output import PrunedModel, holds_pruning, link_model
 from lora_dist.pruning.stream import Stream
@@ -112,12 +112,11 @@ def _calibration(
         return None
 
     def read() -> Tensor:
-        context = context_length(skeleton(run.model))
+        context = context_length(empty_model(run.model))
         source = tokens
         if section.calibration.data is not None:
             data = section.calibration.data
-            found = find_or_tokenise(data, tokenizer, context, folder.experiment.tokens, _unheard)
-            source = found.save(folder.experiment.tokens) if isinstance(found, TokenisedData) else found
+            source = tokens_on_disk(data, tokenizer, context, folder.experiment.tokens, _unheard)
         length = calibration_length(section.calibration, context)
         return calibration_ids(source.rows("train"), section.calibration, length)
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from lora_dist.config.experiment import Run
 from lora_dist.config.loading import read_yaml
-from lora_dist.data.tokens import TokenisedData, TokenSet
+from lora_dist.data.tokens import TokenSet
 from lora_dist.errors import StorageError
 from lora_dist.models.device import memory_of, release_memory
 from lora_dist.models.loading import context_length, empty_model, load_tokenizer, quiet_transformers
@@ -23,7 +23,7 @@ from lora_dist.pipeline.alone import measure_alone
 from lora_dist.pipeline.attempt import Attempt
 from lora_dist.pipeline.fallback import as_decided, decide_method
 from lora_dist.pipeline.measure import measure_run
-from lora_dist.pipeline.preflight import find_or_tokenise
+from lora_dist.pipeline.preflight import tokens_on_disk
 from lora_dist.pipeline.prune_figures import linears_pruned, prune_part
 from lora_dist.pipeline.pruned import prune_stage
 from lora_dist.store.attempts import FINISHED
@@ -170,6 +170,5 @@ def tokens_of(run: Run, folder: RunFolder, tokenizer: object, progress: Progress
     Raises:
         UserError: the source or the model has changed since the run was checked.
     """
-    model = empty_model(run.model)
-    found = find_or_tokenise(run.data, tokenizer, context_length(model), folder.experiment.tokens, progress)
-    return found.save(folder.experiment.tokens) if isinstance(found, TokenisedData) else found
+    context = context_length(empty_model(run.model))
+    return tokens_on_disk(run.data, tokenizer, context, folder.experiment.tokens, progress)

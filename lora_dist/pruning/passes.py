@@ -8,8 +8,7 @@ passes go side by side as there are threads: one process with eight threads and 
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TypeVar
@@ -113,13 +112,8 @@ class Passes:
             if keep_outputs:
                 self._hidden[turn].copy_(output_BTH)
 
-        for wave in _waves(self._turns, self._abreast):
-            tell(f"{wave[-1] + 1} of {self._turns}")
-            self.side_by_side(run, [turn for turn in wave if turn < len(self._hidden)])
+        for start in range(0, self._turns, self._abreast):
+            stop = min(start + self._abreast, self._turns)
+            tell(f"{stop} of {self._turns}")
+            self.side_by_side(run, range(start, min(stop, len(self._hidden))))
         trim_memory()
-
-
-def _waves(count: int, width: int) -> Iterator[list[int]]:
-    numbers = iter(range(count))
-    while wave := list(itertools.islice(numbers, width)):
-        yield wave

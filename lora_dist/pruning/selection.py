@@ -8,7 +8,7 @@ by counting, 16 bits at a time, and counts add up over ranks without rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -116,7 +116,3 @@ def smallest_of_groups(scores_RC: Tensor, zeros: int, group: int) -> Tensor:
 def _lowest(scores_GM: Tensor, count: int) -> Tensor:
     order = scores_GM.sort(dim=1, stable=True).indices[:, :count]
     return torch.zeros_like(scores_GM, dtype=torch.bool).scatter_(1, order, value=True)
-
-
-Choose = Callable[[Sequence[Tensor]], list[Tensor]]
-"""From the scores of a block of columns, chunk by chunk of rows, to what is set to zero."""

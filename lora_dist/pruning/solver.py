@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lora_dist.config.pruning import parse_pattern
-from lora_dist.pruning.selection import Alone, Ranks, smallest, smallest_of_groups, smallest_of_rows
+from lora_dist.pruning.selection import Ranks, smallest, smallest_of_groups, smallest_of_rows
 
 CHUNK_ROWS = 4096
 """Rows that are worked on together. Fixed, since the shape of a product is what its bits depend on; ranks that share a
@@ -136,4 +136,4 @@ def magnitude(weight_RC: Tensor, goal: Goal) -> Tensor:
     scores_RC = weight_RC.abs()
     if isinstance(goal, str):
         return smallest_of_groups(scores_RC, *parse_pattern(goal))
-    return smallest([scores_RC], goal, scores_RC.numel(), Alone())[0]
+    return smallest([scores_RC], goal, scores_RC.numel())[0]

@@ -12,7 +12,7 @@ from lora_dist.config.experiment import Experiment, Run
 from lora_dist.errors import ConfigError
 from lora_dist.store.record import PrunePart
 from lora_dist.verbs.folders import check_pruned, folder_of
-from lora_dist.verbs.train import Progress, prepare, progress_of, runs_of, silent
+from lora_dist.verbs.train import Progress, prepare, progress_of, runs_of, silent, too_many
 from lora_dist.world import Team, current_world
 
 
@@ -23,11 +23,15 @@ class Pruned:
     run: Run
     folder: Path
     """An ordinary model folder, once it is complete."""
-    is_complete: bool
     figures: PrunePart | None = None
-    """None while it is not complete."""
+    """None while blocks are missing."""
     linears: tuple[dict[str, Any], ...] = ()
     """For each linear: block, name, weights, zeros, mean_squared_error, damping, seconds."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every block is there."""
+        return self.figures is not None
 
 
 def run_to_prune(experiment: Experiment, arm: str | None = None) -> Run:
@@ -41,9 +45,7 @@ def run_to_prune(experiment: Experiment, arm: str | None = None) -> Run:
         raise ConfigError(key="prune", problem="is not given", fix="add it, for example prune.sparsity=0.5")
     keys = {run.located().pruning_key for run in runs}
     if len(keys) > 1:
-        arms = list(dict.fromkeys(run.arm for run in runs))
-        fix = f"choose one with --arm: {', '.join(arms)}" if len(arms) > 1 else "use compare, or override its sweep"
-        raise ConfigError(key="arms", problem=f"this experiment has {len(keys)} prunings, and prune does one", fix=fix)
+        raise too_many(runs, f"{len(keys)} prunings, and prune does one")
     return runs[0]
 
 
@@ -77,7 +79,7 @@ def prune(
     if found is None:
         return None
     figures, linears = found
-    return Pruned(run, run_folder.pruned, figures is not None, figures, linears)
+    return Pruned(run, run_folder.pruned, figures, linears)
 
 
 def _blocks(run: Run, text: str) -> range:

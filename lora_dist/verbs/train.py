@@ -40,10 +40,15 @@ def only_run(experiment: Experiment, arm: str | None = None) -> Run:
     """
     runs = runs_of(experiment, arm)
     if len(runs) > 1:
-        arms = list(dict.fromkeys(run.arm for run in runs))
-        fix = f"choose one with --arm: {', '.join(arms)}" if len(arms) > 1 else "use compare, or override its sweep"
-        raise ConfigError(key="arms", problem=f"this experiment has {len(runs)} runs, and train does one", fix=fix)
+        raise too_many(runs, f"{len(runs)} runs, and train does one")
     return runs[0]
+
+
+def too_many(runs: list[Run], what: str) -> ConfigError:
+    """The error of a verb that does one thing, for an experiment that has several."""
+    arms = list(dict.fromkeys(run.arm for run in runs))
+    fix = f"choose one with --arm: {', '.join(arms)}" if len(arms) > 1 else "use compare, or override its sweep"
+    return ConfigError(key="arms", problem=f"this experiment has {what}", fix=fix)
 
 
 def train(experiment: Experiment, *, arm: str | None = None, progress: Progress | None = None) -> Record | None:
