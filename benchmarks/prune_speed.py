@@ -19,12 +19,12 @@ to 1.1% of sum e^2 at a width of 256 (2026-11).
   reading weights and (lora_dist's side) writing shards; for lora_dist those are shown apart.
 - cpu: CPU seconds of the whole process over the same time, reading and writing included; less moved by other work on
   the machine.
-- forward, hessians, factor, solve: seconds in that stage and in nothing within it. The port's are wall clock with all
-  threads. lora_dist runs passes and groups side by side with one thread each: its seconds are summed over them and
-  divided by the threads, which is less than wall clock where some have nothing to do (the widest matrix comes last).
-  forward is all passes of blocks; hessians the products and the whole H; solve the column loop, the update of later
+- forward, hessians, factor, solve: seconds in that stage and in nothing within it. They are wall clock with all
+  threads, but for what lora_dist does side by side with one thread each (passes, groups that are dealt): those seconds
+  are summed and divided by the threads, which is less than wall clock where some have nothing to do. forward is all
+  passes of blocks; hessians the products and the whole H; solve the column loop, the update of later
   columns and the choice of what goes. On an accelerator every stage waits for the device when it begins and ends.
-- rest: overall less those four; lora_dist's side holds the waiting of idle threads, and casts of weights.
+- rest: overall less those four; lora_dist's side holds the waiting of idle threads in those, and casts of weights.
 - others: how much of the machine's CPU time went to other processes (or to other machines of the same host) meanwhile,
   from /proc/stat. OpenMP threads wait for each other, so the port suffers far more from it than passes of one thread
   do: a ratio of a busy machine says nothing.
@@ -42,17 +42,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 STAGES = ("forward", "hessians", "factor", "solve")
-BLOCK_SIZE, DAMPING, VOCABULARY = 128, 0.01, 1024
+VOCABULARY = 1024
 FIRST_TOLERANCES = {"zeros": 0.001, "masks": 0.01, "errors": 0.01}
 LATER_TOLERANCES = {"zeros": 0.001, "masks": 1.0, "errors": 0.03}
 
@@ -130,8 +126,8 @@ def pair_with_port(arguments: argparse.Namespace, work: Path, repetition: int) -
     (port,), _ = child(["--child", "port"], arguments, work, work / f"port-{repetition}", threads=arguments.threads)
     (ours,), _ = child(["--child", "ours"], arguments, work, work / f"ours-{repetition}", threads=arguments.threads)
     agreement = compare(work / f"port-{repetition}", work / f"ours-{repetition}", port["linears"], ours["linears"])
-    for side, threads in ((port, 1), (ours, arguments.threads if arguments.device == "cpu" else 1)):
-        side["seconds"] = {stage: side["summed"].get(stage, 0.0) / threads for stage in STAGES}
+    for side in (port, ours):
+        side["seconds"] = {stage: side["seconds"].get(stage, 0.0) for stage in STAGES}
         side["seconds"]["rest"] = side["overall"] - sum(side["seconds"].values())
         side["seconds"] |= {"overall": side["overall"], "cpu": side["cpu"]}
     ratio = {what: port["seconds"][what] / ours["seconds"][what] for what in (*STAGES, "overall", "cpu")}
@@ -211,45 +207,6 @@ def print_summary(summary: dict[str, Any], pairs: list[dict[str, Any]]) -> None:
     )
 
 
-class Clock:
-    """Seconds by stage, without those of stages within it; each thread has a pile of its own."""
-
-    def __init__(self, device: str) -> None:
-        self.seconds: Counter[str] = Counter()
-        self.device, self._lock, self._of_thread = device, threading.Lock(), threading.local()
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        pile = self._of_thread.__dict__.setdefault("pile", [])
-        pile.append(0.0)
-        started = self._now()
-        try:
-            yield
-        finally:
-            whole = self._now() - started
-            with self._lock:
-                self.seconds[stage] += whole - pile.pop()
-            if pile:
-                pile[-1] += whole
-
-    def _now(self) -> float:
-        if self.device == "cuda":
-            import torch
-
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def watch(self, owner: Any, name: str, stage: str) -> None:
-        """Count every call of `owner.name` to a stage."""
-        original = getattr(owner, name)
-
-        def timed(*arguments: Any, **named: Any) -> Any:
-            with self(stage):
-                return original(*arguments, **named)
-
-        setattr(owner, name, timed)
-
-
 def make_model(arguments: argparse.Namespace) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -278,6 +235,8 @@ def write(arguments: argparse.Namespace, rank: int, result: dict[str, Any]) -> N
 def run_ours(arguments: argparse.Namespace) -> None:
     """lora_dist's own stream, its functions timed from outside."""
     import torch
+    from sparsegpt_port import BLOCK_SIZE, DAMPING
+    from stage_clock import Clock
 
     from lora_dist.config.pruning import PruneSection
     from lora_dist.config.sections import ModelSection
@@ -290,7 +249,7 @@ def run_ours(arguments: argparse.Namespace) -> None:
     from lora_dist.pruning.stream import Stream
     from lora_dist.world import Team, current_world
 
-    clock, found = Clock(arguments.device), {}
+    clock, found = Clock(arguments.device, arguments.threads if arguments.device == "cpu" else 1), {}
     watched = [(Call, "run", "forward"), (Gram, "add", "hessians"), (Gram, "hessian", "hessians"),
                (share, "factor_with_damping", "factor"), (share, "sparsegpt", "solve"), (Stream, "_embed", "embedding"),
                (StoredWeights, "read", "reading"), (Stream, "_write", "writing")]  # fmt: skip
@@ -320,145 +279,15 @@ def run_ours(arguments: argparse.Namespace) -> None:
     stream.run(ids_NT)
     whole, cpu = time.perf_counter() - started, time.process_time() - cpu
     aside = {stage: clock.seconds[stage] for stage in ("embedding", "reading", "writing")}
-    write(arguments, team.world.rank, {"summed": clock.seconds, "aside": aside, "whole": whole, "cpu": cpu,
+    write(arguments, team.world.rank, {"seconds": clock.seconds, "aside": aside, "whole": whole, "cpu": cpu,
                                        "overall": whole - sum(aside.values()), "linears": found})  # fmt: skip
     team.leave()
 
 
 def run_port(arguments: argparse.Namespace) -> None:
-    """The published loop over the decoder blocks of a whole model in memory."""
-    import torch
-    from transformers import LlamaForCausalLM
+    import sparsegpt_port
 
-    from lora_dist.models.masks import FOLDER, write_masks
-
-    model = LlamaForCausalLM.from_pretrained(arguments.model, dtype=getattr(torch, arguments.dtype))
-    model = model.to(arguments.device).eval().requires_grad_(False)
-    clock, kept, found = Clock(arguments.device), {}, {}
-    hidden_NTH, named = inputs_of_first_block(model, tokens_of(arguments).to(arguments.device))
-    output_NTH = torch.empty_like(hidden_NTH)
-    cpu, started = time.process_time(), time.perf_counter()
-    with torch.no_grad():
-        for number, block in enumerate(model.model.layers):
-            for name, linear, error in port_block(block, hidden_NTH, output_NTH, named, clock, arguments):
-                name = f"model.layers.{number}.{name}.weight"
-                kept[name] = linear.weight != 0
-                found[name] = int((~kept[name]).sum()), error
-            hidden_NTH, output_NTH = output_NTH, hidden_NTH
-    overall, cpu = time.perf_counter() - started, time.process_time() - cpu
-    (arguments.out / FOLDER).mkdir()
-    write_masks(arguments.out / FOLDER / "all.safetensors", kept)
-    write(arguments, 0, {"summed": clock.seconds, "overall": overall, "cpu": cpu, "linears": found})
-
-
-def inputs_of_first_block(model: Any, ids_NT: Any) -> tuple[Any, dict[str, Any]]:
-    """What the first block is given for every sample, one at a time, and its other arguments."""
-    import torch
-
-    seen: list[tuple[Any, dict[str, Any]]] = []
-
-    class Caught(Exception):
-        pass
-
-    def catch(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        seen.append((given[0], named))
-        raise Caught
-
-    hook = model.model.layers[0].register_forward_pre_hook(catch, with_kwargs=True)
-    for ids_T in ids_NT:
-        try:
-            model(input_ids=ids_T[None], use_cache=False)
-        except Caught:
-            continue
-    hook.remove()
-    return torch.cat([hidden for hidden, _ in seen]), seen[-1][1]
-
-
-def port_block(block: Any, hidden_NTH: Any, output_NTH: Any, named: dict[str, Any], clock: Clock, arguments: Any):
-    """Hessians by a full pass, each matrix in turn, a full pass with the pruned weights."""
-    import torch
-
-    linears = {name: module for name, module in block.named_modules() if isinstance(module, torch.nn.Linear)}
-    hessians = {
-        name: torch.zeros(module.in_features, module.in_features, device=hidden_NTH.device)
-        for name, module in linears.items()
-    }
-    counts: Counter[str] = Counter()
-
-    def listener(name: str) -> Callable[..., None]:
-        def listen(_: Any, given: tuple[Any, ...], __: Any) -> None:
-            with clock("hessians"):
-                x_CT = given[0].reshape(-1, given[0].shape[-1]).t().float()
-                hessians[name] *= counts[name] / (counts[name] + 1)  # the mean over samples, as they come
-                counts[name] += 1
-                x_CT = x_CT * (2 / counts[name]) ** 0.5
-                hessians[name] += x_CT @ x_CT.t()
-
-        return listen
-
-    def forward() -> None:
-        with clock("forward"):
-            for index in range(len(hidden_NTH)):
-                output_NTH[index] = block(hidden_NTH[index : index + 1], **named)[0]
-
-    hooks = [module.register_forward_hook(listener(name)) for name, module in linears.items()]
-    forward()
-    for hook in hooks:
-        hook.remove()
-    for name, linear in linears.items():
-        yield name, linear, port_matrix(linear, hessians.pop(name), clock, arguments)
-    forward()
-
-
-def port_matrix(linear: Any, hessian_CC: Any, clock: Clock, arguments: argparse.Namespace) -> float:
-    """One matrix pruned in place; returns sum e^2."""
-    import torch
-
-    weight_RC = linear.weight.detach().clone().float()
-    with clock("factor"):
-        dead_C = hessian_CC.diagonal() == 0
-        hessian_CC.diagonal()[dead_C] = 1
-        weight_RC[:, dead_C] = 0
-        hessian_CC.diagonal().add_(DAMPING * hessian_CC.diagonal().mean())
-        inverse_CC = torch.cholesky_inverse(torch.linalg.cholesky(hessian_CC))
-        upper_CC = torch.linalg.cholesky(inverse_CC, upper=True)
-    total = 0.0
-    with clock("solve"):
-        for start in range(0, weight_RC.shape[1], BLOCK_SIZE):
-            stop = min(start + BLOCK_SIZE, weight_RC.shape[1])
-            part_RB, upper_BB = weight_RC[:, start:stop].clone(), upper_CC[start:stop, start:stop]
-            errors_RB, error = port_columns(part_RB, upper_BB, arguments)
-            weight_RC[:, start:stop] = part_RB
-            weight_RC[:, stop:] -= errors_RB @ upper_CC[start:stop, stop:]
-            total += error
-    linear.weight.data = weight_RC.to(torch.bfloat16).to(linear.weight.dtype)
-    return total
-
-
-def port_columns(part_RB: Any, upper_BB: Any, arguments: argparse.Namespace) -> tuple[Any, float]:
-    """A block of columns pruned in place, one after the other; returns E and sum e^2."""
-    import torch
-
-    pattern = [int(word) for word in arguments.pattern.split(":")] if arguments.pattern else None
-    errors_RB, losses_RB = torch.zeros_like(part_RB), torch.zeros_like(part_RB)
-    gone_RB = torch.zeros_like(part_RB, dtype=torch.bool)
-    if pattern is None:
-        scores_RB = part_RB**2 / upper_BB.diagonal() ** 2
-        gone_RB = scores_RB < scores_RB.flatten().sort()[0][int(scores_RB.numel() * arguments.sparsity)]
-    for column in range(part_RB.shape[1]):
-        if pattern is not None and column % pattern[1] == 0:
-            here = slice(column, column + pattern[1])
-            scores_RM = part_RB[:, here] ** 2 / upper_BB.diagonal()[here] ** 2
-            gone_RB[:, here].scatter_(1, scores_RM.topk(pattern[0], dim=1, largest=False)[1], value=True)
-        old_R, diagonal = part_RB[:, column].clone(), upper_BB[column, column]
-        new_R = old_R.clone()
-        new_R[gone_RB[:, column]] = 0
-        error_R = (old_R - new_R) / diagonal
-        losses_RB[:, column] = error_R**2
-        part_RB[:, column:] -= error_R[:, None] @ upper_BB[column, column:][None]
-        part_RB[:, column] = new_R
-        errors_RB[:, column] = error_R
-    return errors_RB, float(losses_RB.sum(dtype=torch.float64))
+    write(arguments, 0, sparsegpt_port.run(arguments, tokens_of(arguments)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -14,6 +18,7 @@ from lora_dist.models.masks import read_masks
 from lora_dist.models.skeleton import skeleton
 from lora_dist.models.stored import StoredWeights
 from lora_dist.models.structure import decoder_blocks
+from lora_dist.pruning.crew import Crew
 from lora_dist.pruning.output import PrunedModel
 from lora_dist.pruning.stream import Stream
 from lora_dist.world import Team
@@ -23,6 +28,32 @@ ALONE = Team()
 
 def ids_of(samples: int, length: int, vocabulary: int, seed: int = 0) -> Tensor:
     return torch.randint(3, vocabulary, (samples, length), generator=torch.Generator().manual_seed(seed))
+
+
+class CrewOfThreads(Crew):
+    """One of several ranks, each of which is a thread here; what they tell each other goes over a board."""
+
+    def __init__(self, rank: int, size: int, board: dict, barrier: Barrier) -> None:
+        self.rank, self.size, self._board, self._barrier = rank, size, board, barrier
+
+    def _told(self, tensor: Tensor) -> dict[int, Tensor]:
+        self._barrier.wait(60)
+        self._board[self.rank] = tensor.clone()
+        self._barrier.wait(60)
+        return dict(self._board)
+
+    def add_up(self, tensor: Tensor) -> None:
+        tensor.copy_(torch.stack(list(self._told(tensor).values())).sum(0))
+
+    def copy_from(self, tensor: Tensor, rank: int) -> None:
+        tensor.copy_(self._told(tensor)[rank])
+
+
+def on_ranks(size: int, action: Callable[[Crew], Any]) -> list[Any]:
+    """What `action` gives on each of so many ranks."""
+    board, barrier = {}, Barrier(size)
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(lambda rank: action(CrewOfThreads(rank, size, board, barrier)), range(size)))
 
 
 def silent(*_: object) -> None:

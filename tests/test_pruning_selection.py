@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pruning_cases import on_ranks
 
 from lora_dist.pruning.selection import count_of, smallest, smallest_of_groups, smallest_of_rows
 
@@ -40,29 +39,6 @@ def test_the_smallest_are_those_of_a_stable_sort(values, sparsity, dtype, chunk)
     assert torch.equal(found, expected(scores_RB, count))
 
 
-class Rank:
-    """One of several ranks as threads: chunk c is rank c % size's."""
-
-    def __init__(self, number, size, chunks, board):
-        self.number, self.size, self.chunks, self.board = number, size, chunks, board
-        self.turn = 0
-
-    def all_of(self, tensor):
-        self.turn += 1
-        self.board["said"].setdefault(self.turn, {})[self.number] = tensor.clone()
-        self.board["barrier"].wait()
-        return self.board["said"][self.turn]
-
-    def add_up(self, counts):
-        return torch.stack(list(self.all_of(counts).values())).sum(0)
-
-    def before(self, counts):
-        every = torch.zeros(self.chunks, dtype=torch.int64)
-        for number, theirs in self.all_of(counts).items():
-            every[number :: self.size] = theirs
-        return (every.cumsum(0) - every)[self.number :: self.size]
-
-
 @pytest.mark.parametrize("size", [2, 3, 5])
 @pytest.mark.parametrize("tied", [False, True])
 def test_ranks_that_share_rows_choose_what_one_does(size, tied):
@@ -70,20 +46,9 @@ def test_ranks_that_share_rows_choose_what_one_does(size, tied):
     scores_RB = (scores_RB * 8).round() / 8 if tied else scores_RB
     chunks = list(scores_RB.split(30))  # 5 chunks, the last one short; with 5 ranks and fewer, some have none or two
     alone = smallest(chunks, 0.6, scores_RB.numel())
-    board = {"barrier": threading.Barrier(size), "said": {}}
-    found: dict[int, list] = {}
-
-    def work(number):
-        rank = Rank(number, size, len(chunks), board)
-        found[number] = smallest(chunks[number::size], 0.6, scores_RB.numel(), rank)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for number in range(size):
-        for mine, whole in zip(found[number], alone[number::size], strict=True):
+    found = on_ranks(size, lambda crew: smallest(chunks[crew.rank :: size], 0.6, scores_RB.numel(), crew, len(chunks)))
+    for number, theirs in enumerate(found):
+        for mine, whole in zip(theirs, alone[number::size], strict=True):
             assert torch.equal(mine, whole)
 
 

@@ -7,11 +7,15 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from pruning_cases import on_ranks
 from reference_sparsegpt import error_of, reference
 
 from lora_dist.models.device import one_thread
-from lora_dist.pruning.hessian import Gram, HessianError, SquareSums, factor_with_damping, upper_factor
-from lora_dist.pruning.solver import CHUNK_ROWS, chunks_of, magnitude, sparsegpt, wanda
+from lora_dist.pruning import factor
+from lora_dist.pruning.crew import ALONE
+from lora_dist.pruning.factor import HessianError, factor_with_damping, upper_factor
+from lora_dist.pruning.hessian import Gram, SquareSums
+from lora_dist.pruning.solver import CHUNK_ROWS, magnitude, sparsegpt, wanda
 
 GOALS = (0.3, 0.5, 0.8, "2:4", "4:8", "1:3")
 
@@ -37,8 +41,8 @@ def damped(hessian_CC, damping=0.01):
 
 
 def solve(weight_RC, hessian_CC, goal, block_size=128):
-    solved = sparsegpt(chunks_of(weight_RC), upper_factor(hessian_CC, 0.01), goal, block_size=block_size)
-    return torch.cat(solved.chunks), sum(solved.squared_errors)
+    solved = sparsegpt(weight_RC, upper_factor(hessian_CC, 0.01), goal, block_size=block_size)
+    return solved.weight_RC, solved.squared_error
 
 
 @pytest.mark.parametrize("goal", GOALS)
@@ -149,11 +153,12 @@ def test_each_group_has_exactly_its_zeros(pattern, zeros, group):
 @pytest.mark.parametrize("goal", [0.0, 0.5, "2:4"])
 def test_what_a_matrix_becomes_does_not_depend_on_the_rows_it_is_worked_on_with(goal):
     """Chunks of rows that other ranks have change thresholds only: here all of them are in one place."""
-    weight_RC, hessian_CC = problem(rows=CHUNK_ROWS + 5, columns=16, dtype=torch.float32)
+    chunk = CHUNK_ROWS["cpu"]
+    weight_RC, hessian_CC = problem(rows=chunk + 5, columns=16, dtype=torch.float32)
     whole_RC, _ = solve(weight_RC, hessian_CC, goal)
     if isinstance(goal, str):
-        alone_RC, _ = solve(weight_RC[CHUNK_ROWS:], hessian_CC, goal)
-        assert torch.equal(whole_RC[CHUNK_ROWS:], alone_RC)
+        alone_RC, _ = solve(weight_RC[chunk:], hessian_CC, goal)
+        assert torch.equal(whole_RC[chunk:], alone_RC)
     expected = round(0.5 * weight_RC.numel()) if goal else 0
     assert int((whole_RC == 0).sum()) == expected
 
@@ -177,6 +182,50 @@ def test_the_factor_is_the_upper_cholesky_factor_of_the_inverse(columns):
     assert upper_CC.mT.is_contiguous()
     expected_CC = torch.linalg.cholesky(torch.linalg.inv(damped(hessian_CC)), upper=True)
     torch.testing.assert_close(upper_CC, expected_CC, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("goal", [0.5, "2:4"])
+def test_ranks_that_share_a_matrix_get_the_bits_that_one_alone_does(size, goal, monkeypatch):
+    monkeypatch.setattr(factor, "TILE", 40)
+    monkeypatch.setitem(CHUNK_ROWS, "cpu", 7)
+    weight_RC, hessian_CC = problem(rows=25, columns=200, dtype=torch.float32)
+
+    def prune(crew=ALONE):
+        upper_CC = upper_factor(hessian_CC, 0.01, crew)
+        return upper_CC, sparsegpt(weight_RC, upper_CC, goal, crew=crew)
+
+    upper_CC, alone = prune()
+    for theirs_CC, solved in on_ranks(size, prune):
+        assert torch.equal(theirs_CC, upper_CC)
+        assert torch.equal(solved.weight_RC, alone.weight_RC)
+        assert solved.squared_error == alone.squared_error
+
+
+def test_dead_columns_are_zero_and_the_weight_that_was_given_is_left_alone():
+    weight_RC, hessian_CC = problem(columns=32, dtype=torch.float32)
+    dead_C = torch.zeros(32, dtype=torch.bool)
+    dead_C[[3, 31]] = True
+    given_RC = weight_RC.bfloat16()
+    before_RC = given_RC.clone()
+    solved = sparsegpt(given_RC, upper_factor(hessian_CC, 0.01), 0.0, dead_C=dead_C)
+    assert solved.weight_RC.dtype == torch.bfloat16
+    assert torch.equal(solved.weight_RC, before_RC.masked_fill(dead_C, 0))
+    assert torch.equal(given_RC, before_RC)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_hessian_that_is_not_definite_is_an_error_on_every_rank(size, monkeypatch):
+    monkeypatch.setattr(factor, "TILE", 8)
+    _, hessian_CC = problem(columns=32, dtype=torch.float32)
+    hessian_CC[3, 4] = hessian_CC[4, 3] = 1.2 * hessian_CC.diagonal().mean()
+
+    def fails(crew):
+        with pytest.raises(HessianError):
+            upper_factor(hessian_CC, 0.01, crew)
+        return True
+
+    assert on_ranks(size, fails) == size * [True]
 
 
 def test_a_hessian_that_is_not_definite_gets_more_damping_and_says_so(caplog):

@@ -1,34 +1,29 @@
 """The calibration samples on their way through the blocks: whose they are, where they lie, and a block run over them.
 
-Bits depend on how many threads a product is shared between, so on a CPU each forward pass has one thread, and as many
-passes go side by side as there are threads: one process with eight threads and eight ranks with one give the same.
+On a CPU each forward pass has one thread, and as many passes go side by side as there are threads.
 """
 
 # Dims: N samples, T tokens, B samples of a forward pass, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from typing import TypeVar
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lora_dist.models.device import one_thread, trim_memory
+from lora_dist.models.device import trim_memory
 from lora_dist.pruning.chain import Call, Groups, block_calls, input_groups
-from lora_dist.world import Team
+from lora_dist.pruning.crew import TeamCrew
 
 PASS_TOKENS = 2048
 """Tokens of a forward pass: short samples go together. Fixed, since the shape of a product is what its bits depend on;
 ranks and threads take whole passes."""
+_PROBE_TOKENS = 8
 _KEPT_SHARE = 0.4
 """Of an accelerator's free memory, for hidden states; where they take more they lie in the machine's."""
 
-T = TypeVar("T")
-R = TypeVar("R")
 Tell = Callable[[str], None]
 
 
@@ -39,32 +34,19 @@ class Stopped(Exception):
 class Passes:
     """The hidden states of this rank's samples. Every rank calls every method, with or without samples."""
 
-    def __init__(self, team: Team, device: torch.device, dtype: torch.dtype) -> None:
-        self.team, self.device, self.dtype = team, device, dtype
+    def __init__(self, crew: TeamCrew, device: torch.device, dtype: torch.dtype) -> None:
+        self.crew, self.team, self.device, self.dtype = crew, crew.team, device, dtype
         self.samples = 0
         """Over all ranks."""
         self.tokens_per_sample = 0
         self._hidden: list[Tensor] = []
         self._calls: dict[int, list[Call]] = {}  # how each block is called, by the number of samples in a pass
+        self._probe: tuple[Tensor, list[Call]] | None = None
         self._turns = 0
 
-    def __enter__(self) -> Passes:
-        self._stack = ExitStack()
-        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
-        self._abreast = -int(self.team.highest(-threads))  # the fewest of all ranks: they keep step
-        self._pool = self._stack.enter_context(ThreadPoolExecutor(self._abreast))
-        self._stack.enter_context(one_thread())
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def forget(self) -> None:
+        """Let go of the hidden states."""
         self._hidden.clear()
-        self._stack.close()
-
-    def side_by_side(self, action: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """`action` of each item, as many at a time as there are threads."""
-        if self._abreast == 1 or len(items) < 2:
-            return [action(item) for item in items]
-        return list(self._pool.map(action, items))
 
     def embed(self, model: PreTrainedModel, ids_NT: Tensor, tell: Tell) -> None:
         """What the first block is given for every sample; what comes before the blocks has its weights."""
@@ -74,6 +56,7 @@ class Passes:
         self._turns = int(self.team.highest(len(mine)))
         store = self._store(model)
         with torch.no_grad():
+            self._probe = block_calls(model, ids_NT[:1, :_PROBE_TOKENS].to(self.device))
             for turn in range(self._turns):
                 tell(f"embedding the samples, {turn + 1} of {self._turns}")
                 if turn < len(mine):
@@ -90,12 +73,12 @@ class Passes:
         return self.device if size < _KEPT_SHARE * free else torch.device("cpu")
 
     def groups(self, number: int, block: nn.Module, linears: Mapping[str, nn.Module]) -> Groups:
-        """Which linears of block `number` see the same input; rank 0 looks, which always has a sample."""
+        """Which linears of block `number` see the same input; rank 0 looks, with a few tokens."""
 
         def look() -> Groups:
-            hidden_BTH = self._hidden[0].to(self.device)
+            hidden_BTH, calls = self._probe
             with torch.no_grad():
-                return input_groups(block, self._calls[len(hidden_BTH)][number], hidden_BTH, linears)
+                return input_groups(block, calls[number], hidden_BTH, linears)
 
         return self.team.first_does(look)
 
@@ -112,8 +95,8 @@ class Passes:
             if keep_outputs:
                 self._hidden[turn].copy_(output_BTH)
 
-        for start in range(0, self._turns, self._abreast):
-            stop = min(start + self._abreast, self._turns)
+        for start in range(0, self._turns, self.crew.threads):
+            stop = min(start + self.crew.threads, self._turns)
             tell(f"{stop} of {self._turns}")
-            self.side_by_side(run, range(start, min(stop, len(self._hidden))))
+            self.crew.side_by_side(run, range(start, min(stop, len(self._hidden))))
         trim_memory()

@@ -1,21 +1,23 @@
 """One matrix pruned: SparseGPT, Wanda and magnitude as functions of tensors."""
 
-# Dims: R rows (outputs), C columns (inputs), B columns of a block, S columns of a strip.
+# Dims: R rows (outputs), C columns (inputs), B columns of a block, S columns of a strip, M members of a group.
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lora_dist.config.pruning import parse_pattern
-from lora_dist.pruning.selection import Ranks, smallest, smallest_of_groups, smallest_of_rows
+from lora_dist.pruning.crew import ALONE, Crew
+from lora_dist.pruning.selection import smallest, smallest_of_group, smallest_of_groups, smallest_of_rows
 
-CHUNK_ROWS = 4096
-"""Rows that are worked on together. Fixed, since the shape of a product is what its bits depend on; ranks that share a
-matrix take whole chunks."""
+CHUNK_ROWS = {"cpu": 1024, "cuda": 4096}
+"""Rows that are worked on together. Fixed, since the shape of a product is what its bits depend on; threads and ranks
+that share a matrix take whole chunks. An accelerator wants more of them at a time."""
 _STRIP = 32
 """Columns of a block after which the rest of it is brought up to date, in one product instead of 32."""
 
@@ -25,17 +27,12 @@ Goal = float | str
 
 @dataclass(frozen=True)
 class Solved:
-    """Chunks of a pruned matrix."""
+    """A pruned matrix."""
 
-    chunks: list[Tensor]
-    """Weights, [rows, C] each."""
-    squared_errors: list[float]
-    """For each chunk the sum of e^2, which is tr(dW H dW^T) with the damped H."""
-
-
-def chunks_of(weight_RC: Tensor) -> list[Tensor]:
-    """The rows of a matrix, `CHUNK_ROWS` at a time."""
-    return list(weight_RC.split(CHUNK_ROWS))
+    weight_RC: Tensor  # noqa: N815
+    """In the dtype that it had."""
+    squared_error: float
+    """The sum of e^2 over its weights, which is tr(dW H dW^T) with the damped H."""
 
 
 def whole_groups(columns: int, goal: Goal) -> int:
@@ -45,79 +42,133 @@ def whole_groups(columns: int, goal: Goal) -> int:
 
 
 def sparsegpt(
-    chunks: Sequence[Tensor],
+    weight_RC: Tensor,
     upper_CC: Tensor,
     goal: Goal,
     *,
+    dead_C: Tensor | None = None,
     block_size: int = 128,
-    rows: int | None = None,
-    ranks: Ranks | None = None,
+    crew: Crew = ALONE,
 ) -> Solved:
     """Set weights to zero one column after the other, each error made good by the columns to its right.
 
     Args:
-        chunks: chunks of rows of the weight, [rows, C], in float32 or float64; they are left as they are.
-        upper_CC: upper Cholesky factor of the inverse of the damped Hessian.
+        weight_RC: in any floating dtype, the same on every rank of `crew`; it is left as it is.
+        upper_CC: upper Cholesky factor of the inverse of the damped Hessian; computed is in its dtype.
         goal: a share of every block of columns, or N zeros of every M neighbours in a row.
+        dead_C: columns that are zero from the start.
         block_size: columns among which a share is chosen at once.
-        rows: of the whole matrix, where other ranks hold some of it.
-        ranks: those ranks, for the threshold that all of them share.
+        crew: who shares the rows; every rank gets the whole matrix.
     Source: Frantar & Alistarh 2023 (arXiv 2301.00774), algorithm 1.
     """
-    work = [chunk.T.contiguous() for chunk in chunks]  # a column is then one run of memory
-    rows = rows if rows is not None else sum(chunk.shape[0] for chunk in chunks)
-    block_size = whole_groups(block_size, goal)
+    chunks = weight_RC.split(CHUNK_ROWS[weight_RC.device.type])
+    mine = range(crew.rank, len(chunks), crew.size)
+    # Transposed, since a column is then one run of memory.
+    work = crew.side_by_side(lambda number: chunks[number].to(upper_CC.dtype).T.contiguous(), mine)
+    if dead_C is not None:
+        for weights_CR in work:
+            weights_CR[dead_C] = 0
+    errors = torch.zeros(len(chunks), dtype=torch.float64)
+    for number, error in zip(mine, _prune(work, upper_CC, goal, weight_RC.shape[0], block_size, crew), strict=True):
+        errors[number] = error
+    crew.add_up(errors)
+    done_RC = torch.empty_like(weight_RC, memory_format=torch.contiguous_format)
+    for number, chunk_RC in enumerate(done_RC.split(CHUNK_ROWS[weight_RC.device.type])):
+        if number in mine:
+            chunk_RC.copy_(work[mine.index(number)].T)
+        crew.copy_from(chunk_RC, number % crew.size)
+    return Solved(done_RC, float(errors.sum()))
+
+
+def _prune(work: Sequence[Tensor], upper_CC: Tensor, goal: Goal, rows: int, block_size: int, crew: Crew) -> list[float]:
+    """Prune chunks [C, R] of a matrix with so many rows, in place; their sums of squared errors.
+
+    What goes of the next block is counted over the ranks while the columns after it are brought up to date.
+    """
     errors = [0.0] * len(work)
-    for start in range(0, upper_CC.shape[0], block_size):
-        block = slice(start, min(start + block_size, upper_CC.shape[0]))
-        upper_BB, after_BC = upper_CC[block, block], upper_CC[block, block.stop :]
-        gone = _chosen(work, block, upper_BB, goal, rows, ranks)
-        for index, weights_CR in enumerate(work):
-            errors_BR = _prune_block(weights_CR[block], upper_BB, goal, gone[index] if gone else None)
-            weights_CR[block.stop :].addmm_(after_BC.T, errors_BR, alpha=-1)
-            errors[index] += float(errors_BR.square().sum(dtype=torch.float64))
-    return Solved([weights_CR.T for weights_CR in work], errors)
+    blocks = list(_spans(len(upper_CC), whole_groups(block_size, goal)))
+    gone = _chosen(work, blocks[0], upper_CC, goal, rows, crew)
+    for block, following in zip(blocks, [*blocks[1:], slice(len(upper_CC), len(upper_CC))], strict=True):
+        step = _Step.of(block, following, upper_CC)
+        lost = crew.side_by_side(lambda pair, step=step: step.prune(*pair, goal), list(zip(work, gone, strict=True)))
+        chosen = crew.meanwhile(partial(_chosen, work, following, upper_CC, goal, rows, crew))
+        squares = crew.side_by_side(lambda pair, step=step: step.catch_up(*pair), list(zip(work, lost, strict=True)))
+        errors = [error + more for error, more in zip(errors, squares, strict=True)]
+        gone = chosen()
+    return errors
 
 
 def _chosen(
-    work: Sequence[Tensor], block: slice, upper_BB: Tensor, goal: Goal, rows: int, ranks: Ranks | None
-) -> list[Tensor] | None:
-    """For a share: what goes of this block, [B, R] for each chunk of rows. A pattern is chosen on the way."""
-    if isinstance(goal, str):
-        return None
-    scale_B1 = upper_BB.diagonal()[:, None]
-    scores = [(weights_CR[block] / scale_B1).square_().T for weights_CR in work]
-    return [chosen.T.contiguous() for chosen in smallest(scores, goal, rows * len(upper_BB), ranks)]
+    work: Sequence[Tensor], block: slice, upper_CC: Tensor, goal: Goal, rows: int, crew: Crew
+) -> Sequence[Tensor | None]:
+    """For a share: what goes of this block, [R, B] for each chunk of rows. A pattern is chosen on the way."""
+    if isinstance(goal, str) or block.start == block.stop:
+        return [None] * len(work)
+    scale_B1 = upper_CC[block, block].diagonal()[:, None]
+    scores = crew.side_by_side(lambda weights_CR: (weights_CR[block] / scale_B1).square_().T, work)
+    return smallest(scores, goal, rows * len(scale_B1), crew, -(-rows // CHUNK_ROWS[scale_B1.device.type]))
 
 
-def _prune_block(weights_BR: Tensor, upper_BB: Tensor, goal: Goal, gone_BR: Tensor | None) -> Tensor:
-    """Prune a block in place; returns the errors E_BR that the columns after it have to make good."""
-    errors_BR = torch.empty_like(weights_BR)
-    diagonal = upper_BB.diagonal().tolist()
+@dataclass(frozen=True)
+class _Step:
+    """A block of columns on its way out, as far as no chunk of rows matters."""
+
+    block: slice
+    following: slice
+    """The columns after it that are pruned next."""
+    diagonal_B1: Tensor  # noqa: N815
+    scaled_BC: Tensor  # noqa: N815
+    """Rows of the factor from the block's first column on, divided by the diagonal once for all: errors are then kept
+    as they are before that division."""
+
+    @classmethod
+    def of(cls, block: slice, following: slice, upper_CC: Tensor) -> _Step:
+        """The step of a block, by the factor."""
+        diagonal_B1 = upper_CC[block, block].diagonal()[:, None]
+        return cls(block, following, diagonal_B1, upper_CC[block, block.start :] / diagonal_B1)
+
+    def prune(self, weights_CR: Tensor, gone_RB: Tensor | None, goal: Goal) -> Tensor:
+        """Prune the block of a chunk and bring the next one up to date; what was lost, [B, R]."""
+        lost_BR = _prune_block(weights_CR[self.block], self.scaled_BC, self.diagonal_B1, goal, gone_RB)
+        self._make_good(weights_CR, self.following, lost_BR)
+        return lost_BR
+
+    def catch_up(self, weights_CR: Tensor, lost_BR: Tensor) -> float:
+        """Bring the columns after the next block up to date; the sum of e^2 over this one."""
+        self._make_good(weights_CR, slice(self.following.stop, len(weights_CR)), lost_BR)
+        errors_B = torch.linalg.vector_norm(lost_BR, dim=1).double() / self.diagonal_B1[:, 0].double()
+        return float(errors_B.square().sum())
+
+    def _make_good(self, weights_CR: Tensor, columns: slice, lost_BR: Tensor) -> None:
+        factor_BC = self.scaled_BC[:, columns.start - self.block.start : columns.stop - self.block.start]
+        weights_CR[columns].addmm_(factor_BC.T, lost_BR, alpha=-1)
+
+
+def _prune_block(
+    weights_BR: Tensor, scaled_BC: Tensor, diagonal_B1: Tensor, goal: Goal, gone_RB: Tensor | None
+) -> Tensor:
+    """Prune a block in place; returns what the weights that went still were then, [B, R], and zeros elsewhere."""
+    lost_BR = torch.empty_like(weights_BR)
+    gone_BR = torch.empty_like(weights_BR)  # numbers: a product with booleans would turn them into some each time
+    if gone_RB is not None:
+        gone_BR.copy_(gone_RB.T)
+    weights, lost, gone, scaled = (matrix.unbind() for matrix in (weights_BR, lost_BR, gone_BR, scaled_BC))
     group = parse_pattern(goal) if isinstance(goal, str) else None
-    for strip in _strips(len(upper_BB), whole_groups(_STRIP, goal)):
+    for strip in _spans(len(lost), whole_groups(_STRIP, goal)):
         for column in range(strip.start, strip.stop):
             if group is not None and column % group[1] == 0:
                 here = slice(column, column + group[1])
-                going = _of_group(weights_BR[here], upper_BB.diagonal()[here], group)
-            going_R = gone_BR[column] if gone_BR is not None else going[column % group[1]]  # type: ignore[index]
-            error_R = errors_BR[column]
-            torch.mul(weights_BR[column], going_R, out=error_R)
-            error_R /= diagonal[column]
-            weights_BR[column].masked_fill_(going_R, 0.0)
-            weights_BR[column + 1 : strip.stop].addr_(upper_BB[column, column + 1 : strip.stop], error_R, alpha=-1)
-        weights_BR[strip.stop :].addmm_(upper_BB[strip, strip.stop :].T, errors_BR[strip], alpha=-1)
-    return errors_BR
+                gone_BR[here] = smallest_of_group((weights_BR[here] / diagonal_B1[here]).square_(), group[0])
+            torch.mul(weights[column], gone[column], out=lost[column])
+            rest = slice(column + 1, strip.stop)
+            weights_BR[rest].addr_(scaled[column][rest], lost[column], alpha=-1)
+        weights_BR[strip.stop :].addmm_(scaled_BC[strip, strip.stop : len(lost)].T, lost_BR[strip], alpha=-1)
+    weights_BR.sub_(lost_BR)  # itself, where it goes
+    return lost_BR
 
 
-def _strips(columns: int, width: int) -> Iterator[slice]:
+def _spans(columns: int, width: int) -> Iterator[slice]:
     return (slice(start, min(start + width, columns)) for start in range(0, columns, width))
-
-
-def _of_group(weights_MR: Tensor, scale_M: Tensor, group: tuple[int, int]) -> Tensor:
-    """What goes of one group of columns as it stands now, [M, R]."""
-    scores_RM = (weights_MR / scale_M[:, None]).square_().T
-    return smallest_of_groups(scores_RM, *group).T
 
 
 def wanda(weight_RC: Tensor, norm_C: Tensor, goal: Goal) -> Tensor:

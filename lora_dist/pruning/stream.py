@@ -24,6 +24,7 @@ from lora_dist.models.skeleton import drop_weights, put_weights
 from lora_dist.models.stored import StoredWeights
 from lora_dist.models.structure import decoder_blocks
 from lora_dist.pruning.chain import Groups, inputs_heard
+from lora_dist.pruning.crew import TeamCrew
 from lora_dist.pruning.hessian import Gram, SquareSums
 from lora_dist.pruning.output import PrunedModel
 from lora_dist.pruning.passes import Passes, Stopped
@@ -54,7 +55,8 @@ class Stream:
         self.names = self.weights.names_for(self.model)
         self.blocks_name, self.blocks = decoder_blocks(self.model)
         self.goals: list[BlockGoals] = goals_of(self.model, self.section)
-        self.passes = Passes(self.team, self.device, self.dtype)
+        self.crew = TeamCrew(self.team, self.device)
+        self.passes = Passes(self.crew, self.device, self.dtype)
         self._since = 0.0  # the end of the block before; what it handed on is counted with the next
 
     @property
@@ -77,7 +79,7 @@ class Stream:
         wanted = chosen if chosen is not None else range(len(self.blocks))
         last = max((number for number in wanted if number not in done), default=-1)
         self._since = time.perf_counter()
-        with self.passes:
+        with self.crew:
             if ids_NT is not None and last >= 0:
                 self._embed(ids_NT)
             for number in range(last + 1):
@@ -85,6 +87,7 @@ class Stream:
                     self._prune_block(number, goes_on=number < last and ids_NT is not None)
                 elif ids_NT is not None:
                     self._pass_through(number, is_pruned=number in done)
+        self.passes.forget()
 
     def _done(self) -> set[int]:
         """Blocks that are on the disk; where each depends on those before it, only as far as there is no gap."""
@@ -162,7 +165,7 @@ class Stream:
         """The pruned matrices of one block."""
         if not self.section.uses_data:
             self._tell(number, "pruning by magnitude")("")
-            found = self.passes.side_by_side(by_magnitude, list(matrices.values()))
+            found = self.crew.side_by_side(by_magnitude, list(matrices.values()))
             return dict(zip(matrices, found, strict=True))
         if not matrices:
             if keep_outputs:
@@ -174,9 +177,7 @@ class Stream:
         self._observe(number, block, groups, moments, keep_outputs=keep_outputs)
         self._tell(number, "solving")("")
         by_group = [[matrices[name] for name in names] for names in groups]
-        return solve_block(
-            by_group, moments, self.section, self.passes.samples, self.team, side_by_side=self.passes.side_by_side
-        )
+        return solve_block(by_group, moments, self.section, self.passes.samples, self.crew)
 
     def _new_moments(self, matrix: Matrix) -> Gram | SquareSums:
         kind = Gram if self.section.kind == "sparsegpt" else SquareSums
@@ -237,7 +238,7 @@ class Stream:
         return {
             "name": name,
             "weights": kept.numel(),
-            "zeros": kept.numel() - int(kept.sum()),
+            "zeros": kept.numel() - int(kept.count_nonzero()),
             # H is 2/n sum x x^T: half of it, per token of a sample and output, is a mean squared change of an output.
             "mean_squared_error": None if error is None else error / 2 / self.passes.tokens_per_sample / outputs,
             "damping": result.damping,
