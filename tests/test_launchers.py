@@ -14,7 +14,7 @@ from comparison_cases import METHODS, record, run_folder, weights, write
 from conftest import run_cli
 from test_disturbances import lines_of, processes_in, wait_for
 
-from lora_dist.config.sections import LaunchSection
+from lora_dist.config.launch import LaunchSection
 from lora_dist.dispatch.devices import Gpu, gpus_here, parse_bytes
 from lora_dist.dispatch.slots import in_process, local_slots
 from lora_dist.errors import ConfigError

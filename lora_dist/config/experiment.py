@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
+from lora_dist.config.launch import LaunchSection
 from lora_dist.config.pruning import PruneSection
 from lora_dist.config.sections import (
     DataSection,
     EvaluateSection,
-    LaunchSection,
     MethodSection,
     ModelSection,
     Section,

@@ -207,22 +207,3 @@ class EvaluateSection(Section):
         if "test" not in value:
             raise ValueError("the test split has to be among them: it is what arms are compared on")
         return [split for split in SPLITS if split in value]
-
-
-class LaunchSection(Section):
-    """Where runs are started. This never changes a run's identity or its numbers."""
-
-    launcher: Literal["inline", "local", "accelerate"] = "inline"
-    """inline: one run after the other on this machine, each in a process of its own. local: several runs at a time,
-    dealt over this machine's devices. accelerate: one run after the other, each on several ranks."""
-    config: Text = "auto"
-    """accelerate: the name of a shipped launch config (cpu_zero2, ddp, zero3, ...), the path of an accelerate YAML, or
-    auto, which picks one by the hardware and the method."""
-    nodes: Whole = 1
-    """accelerate: machines per run."""
-    gpus_per_node: Literal["auto"] | Whole = "auto"
-    """accelerate: ranks per machine; auto is every GPU of this machine, or what the config says where there is none."""
-    gpus_per_run: Whole = 1
-    """local: GPUs that each run gets."""
-    slots: Literal["auto"] | Whole = "auto"
-    """local: runs at a time; auto is GPUs / gpus_per_run, or half the cores (at most 4) where there is no GPU."""

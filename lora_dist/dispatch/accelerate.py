@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lora_dist.assets import launch_config_path
 from lora_dist.config.experiment import Run
-from lora_dist.config.sections import LaunchSection
+from lora_dist.config.launch import LaunchSection
 from lora_dist.dispatch.devices import Gpu
 from lora_dist.dispatch.launch_config import LaunchConfig, launch_command, read_launch_config, write_located
 from lora_dist.dispatch.slots import Job, Start

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_dist.config.experiment import Run
-from lora_dist.config.sections import LaunchSection
+from lora_dist.config.launch import LaunchSection
 from lora_dist.dispatch.accelerate import Ranks
 from lora_dist.dispatch.devices import gpus_here
 from lora_dist.dispatch.slots import Slot, in_process, local_slots

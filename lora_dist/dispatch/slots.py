@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_dist.config.experiment import Run
-from lora_dist.config.sections import LaunchSection
+from lora_dist.config.launch import LaunchSection
 from lora_dist.errors import ConfigError
 from lora_dist.store.folders import RunFolder
 
