@@ -247,7 +247,8 @@ def run_ours(arguments: argparse.Namespace) -> None:
     from lora_dist.pruning.hessian import Gram
     from lora_dist.pruning.output import PrunedModel
     from lora_dist.pruning.stream import Stream
-    from lora_dist.world import Team, current_world
+    from lora_dist.team import Team
+    from lora_dist.world import current_world
 
     clock, found = Clock(arguments.device, arguments.threads if arguments.device == "cpu" else 1), {}
     watched = [(Call, "run", "forward"), (Gram, "add", "hessians"), (Gram, "hessian", "hessians"),

@@ -149,7 +149,7 @@ def train_here(run_folder: Path, out: Path) -> None:
     from lora_dist.pipeline.worker import work
     from lora_dist.store.folders import RunFolder
     from lora_dist.store.heartbeat import Heartbeat
-    from lora_dist.world import Team
+    from lora_dist.team import Team
 
     folder = RunFolder(run_folder)
     heartbeat, ends = Heartbeat(folder.heartbeat), {}

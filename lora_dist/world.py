@@ -1,25 +1,18 @@
-"""Ranks: who this process is among how many, and what they tell each other. The only reader of RANK and the like."""
+"""Ranks: who this process is among how many, and which job it is part of. The only reader of RANK and the like."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
-import signal
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lora_dist.config.sections import Strategy
-from lora_dist.errors import ConfigError, LoraDistError, WorkerCrashed
+from lora_dist.errors import ConfigError
 
-T = TypeVar("T")
-_PATIENCE = timedelta(days=2)  # how long ranks wait for one that tokenises, hashes a checkpoint or is measured
-_PR_SET_PDEATHSIG = 1
 _PORTS = range(20_000, 30_000)  # where the ranks of a job step meet, each step at its own
 
 
@@ -59,7 +52,7 @@ def current_world(variables: Mapping[str, str] = os.environ) -> World:
     Raises:
         ConfigError: a variable is no number or is missing, or the DeepSpeed config that it names cannot be read.
     """
-    variables = {**variables, **_of_srun(variables)}
+    variables = {**variables, **meeting_place(variables)}
     rank, size, local_rank = (
         _whole(variables, name, usual) for name, usual in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
@@ -73,7 +66,7 @@ def current_world(variables: Mapping[str, str] = os.environ) -> World:
     return World(rank, size, local_rank, _strategy(variables, size))
 
 
-def _of_srun(variables: Mapping[str, str]) -> dict[str, str]:
+def meeting_place(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What a launcher would have set, for the tasks of an `srun` of several (a batch script is no task of a step)."""
     size = variables.get("SLURM_STEP_NUM_TASKS", "1")
     if "RANK" in variables or "SLURM_PROCID" not in variables or not size.isdecimal() or int(size) < 2:
@@ -148,154 +141,40 @@ def is_launched(variables: Mapping[str, str] = os.environ) -> bool:
     return "ACCELERATE_MIXED_PRECISION" in variables or "TORCHELASTIC_RUN_ID" in variables
 
 
-def die_with_parent(what: signal.Signals = signal.SIGKILL) -> None:
-    """Have Linux signal this process when the one that started it dies: no rank outlives its launcher."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, what)
+@dataclass(frozen=True)
+class SlurmJob:
+    """The job of a cluster that this process is part of."""
+
+    id: str
+    """123, or 123_4 for an element of an array."""
+    restart: int
+    """How often the cluster has started it again."""
+    nodes: str
+    """As SLURM writes a list of machines: gpu[03-05]."""
+    gpus: int
+    """Over all machines."""
+    element: int | None
+    """Its number in the array."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the ledger says of it."""
+        return {"job": self.id, "restart": self.restart, "nodes": self.nodes, "gpus": self.gpus}
 
 
-class Team:
-    """The ranks of one job talking to each other, on the CPU and apart from the trainer's own traffic.
+def current_job(variables: Mapping[str, str] = os.environ) -> SlurmJob | None:
+    """The job that this process runs in; None where no cluster has started it.
 
-    Alone, everything is answered at once. With several ranks every method has to be called by all of them.
+    Raises:
+        ConfigError: a variable of SLURM's is no number.
     """
-
-    def __init__(self, world: World = World(), group: Any = None) -> None:
-        self.world, self._group = world, group
-
-    @classmethod
-    def join(cls, world: World) -> Team:
-        """Meet the other ranks; the trainer finds the process group that is made here, and uses it.
-
-        Raises:
-            ConfigError: the ranks cannot meet.
-        """
-        if world.size == 1:
-            if is_launched():  # it can save and end by itself; several ranks might wait for each other
-                die_with_parent(signal.SIGTERM)
-            return cls(world)
-        die_with_parent()
-        os.environ.update(_of_srun(os.environ))  # for all that looks there: torch, accelerate, DeepSpeed
-        import torch
-        from torch import distributed
-
-        has_gpu = torch.cuda.is_available()
-        if has_gpu:
-            torch.cuda.set_device(world.local_rank)
-        try:
-            distributed.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo")
-            return cls(world, distributed.new_group(backend="gloo", timeout=_PATIENCE))
-        except (ValueError, RuntimeError) as error:
-            raise ConfigError(
-                key="MASTER_ADDR",
-                problem=f"the {world.size} ranks cannot meet: {' '.join(str(error).split())[:300]}",
-                fix="start them with accelerate launch or torchrun, and check the address and the port",
-            ) from error
-
-    def first_does(self, action: Callable[[], T]) -> T:
-        """Have rank 0 alone do something; every rank gets its result, or the error that it raised.
-
-        Raises:
-            WorkerCrashed: on the other ranks, for an error of rank 0 that is none of lora_dist's.
-        """
-        if self._group is None:
-            return action()
-        from torch import distributed
-
-        told: list[Any] = [None]
-        error: BaseException | None = None
-        if self.world.is_first:
-            try:
-                told = [(True, action())]
-            except BaseException as raised:  # noqa: BLE001 - raised again below, after the others have been told
-                error = raised
-                told = [(False, raised if isinstance(raised, LoraDistError) else WorkerCrashed(f"rank 0: {raised}"))]
-        distributed.broadcast_object_list(told, src=0, group=self._group)
-        if error is not None:
-            raise error
-        succeeded, result = told[0]
-        if not succeeded:
-            result.is_told_by_first = True
-            raise result
-        return result
-
-    def highest(self, value: float) -> float:
-        """The largest of all ranks' values."""
-        if self._group is None:
-            return value
-        import torch
-        from torch import distributed
-
-        highest = torch.tensor(value, dtype=torch.float64)
-        distributed.all_reduce(highest, op=distributed.ReduceOp.MAX, group=self._group)
-        return float(highest)
-
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, in the order of the ranks."""
-        if self._group is None:
-            return [value]
-        from torch import distributed
-
-        values: list[Any] = [None] * self.world.size
-        distributed.all_gather_object(values, value, group=self._group)
-        return values
-
-    def raise_together(self, error: Exception | None) -> None:
-        """Raise on every rank when one of them has an error: its own on the rank that has one.
-
-        Raises:
-            WorkerCrashed: on the other ranks, for an error that is none of lora_dist's.
-        """
-        known = isinstance(error, LoraDistError) or error is None
-        told = self.gather(error if known else WorkerCrashed(f"rank {self.world.rank}: {error}"))
-        if error is not None:
-            raise error
-        for other in filter(None, told):
-            other.is_told_by_first = told[0] is not None
-            raise other
-
-    def add_up(self, tensor: Any, owner: int | None = None) -> None:
-        """Put the sum of all ranks' tensors in its place: on every rank, or on `owner` (elsewhere it is then spent)."""
-        if self._group is None:
-            return
-        from torch import distributed
-
-        if owner is None:
-            distributed.all_reduce(tensor, group=self._group_of(tensor))
-        else:
-            distributed.reduce(tensor, dst=owner, group=self._group_of(tensor))
-
-    def copy_from(self, tensor: Any, owner: int) -> None:
-        """Put `owner`'s tensor in the place of every rank's."""
-        if self._group is None:
-            return
-        from torch import distributed
-
-        distributed.broadcast(tensor, src=owner, group=self._group_of(tensor))
-
-    def _group_of(self, tensor: Any) -> Any:
-        """Tensors on an accelerator go over its own backend, which the default group has."""
-        return self._group if tensor.device.type == "cpu" else None
-
-    def told_by(self, owner: int, value: Any) -> Any:
-        """`owner`'s value, on every rank."""
-        if self._group is None:
-            return value
-        from torch import distributed
-
-        told = [value]
-        distributed.broadcast_object_list(told, src=owner, group=self._group)
-        return told[0]
-
-    def wait(self) -> None:
-        """Go on only when every rank has come here."""
-        self.gather(None)
-
-    def leave(self) -> None:
-        """Wait for the others, then part; from here on every rank is on its own."""
-        if self._group is not None:
-            from torch import distributed
-
-            self.wait()
-            distributed.destroy_process_group()
-            self._group = None
+    if "SLURM_JOB_ID" not in variables:
+        return None
+    array, element = variables.get("SLURM_ARRAY_JOB_ID"), variables.get("SLURM_ARRAY_TASK_ID")
+    here = variables.get("SLURM_JOB_GPUS") or variables.get("SLURM_STEP_GPUS") or ""
+    return SlurmJob(
+        id=f"{array}_{element}" if array and element else variables["SLURM_JOB_ID"],
+        restart=_whole(variables, "SLURM_RESTART_COUNT", 0),
+        nodes=variables.get("SLURM_JOB_NODELIST", ""),
+        gpus=len(list(filter(None, here.split(",")))) * _whole(variables, "SLURM_JOB_NUM_NODES", 1),
+        element=_whole(variables, "SLURM_ARRAY_TASK_ID", 0) if element else None,
+    )

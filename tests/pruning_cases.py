@@ -21,7 +21,7 @@ from lora_dist.models.structure import decoder_blocks
 from lora_dist.pruning.crew import Crew
 from lora_dist.pruning.output import PrunedModel
 from lora_dist.pruning.stream import Stream
-from lora_dist.world import Team
+from lora_dist.team import Team
 
 ALONE = Team()
 

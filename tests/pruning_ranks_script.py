@@ -11,7 +11,8 @@ from pruning_cases import ids_of, prune_to
 
 from lora_dist.config.pruning import PruneSection
 from lora_dist.pruning import factor, passes, share, solver
-from lora_dist.world import Team, current_world
+from lora_dist.team import Team
+from lora_dist.world import current_world
 
 LENGTH = 16
 CHUNK_ROWS, TILE = 24, 16  # of 1,024 and 256 in earnest: a small model has several of each then

@@ -21,11 +21,11 @@ from lora_dist.data.tokens import TokenSet
 from lora_dist.pipeline.preflight import Preflight
 from lora_dist.pipeline.worker import work
 from lora_dist.store.folders import RunFolder
+from lora_dist.team import Team
 from lora_dist.training.stop import StopFlag
 from lora_dist.training.trainer import train_run
 from lora_dist.verbs.folders import folder_of, make_run_folders
 from lora_dist.verbs.train import only_run
-from lora_dist.world import Team
 
 ALONE = Team()
 

@@ -20,7 +20,8 @@ from lora_dist.store.atomic import write_json
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.heartbeat import Heartbeat
 from lora_dist.store.lock import Held
-from lora_dist.world import Team, World
+from lora_dist.team import Team
+from lora_dist.world import World
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_dist.dispatch.preload import preload
-from lora_dist.world import die_with_parent
+from lora_dist.team import die_with_parent
 
 POLL_S = 0.05
 

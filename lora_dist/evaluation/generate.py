@@ -23,7 +23,7 @@ from lora_dist.evaluation.shares import deal
 from lora_dist.models.device import synchronize
 from lora_dist.models.structure import causal_lm
 from lora_dist.store.record import Generation
-from lora_dist.world import Team
+from lora_dist.team import Team
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

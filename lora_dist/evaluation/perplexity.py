@@ -18,7 +18,7 @@ from lora_dist.errors import DataError, ModelError
 from lora_dist.evaluation.heads import Head, open_head
 from lora_dist.evaluation.live_model import embedding_rows, evaluating, input_device
 from lora_dist.evaluation.shares import deal
-from lora_dist.world import Team
+from lora_dist.team import Team
 
 _PADDING_ID = 0  # any id that the model can read: it is masked, comes after every real token, and is never scored
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from lora_dist.world import Team
+from lora_dist.team import Team
 
 B = TypeVar("B")
 

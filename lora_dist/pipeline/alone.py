@@ -21,8 +21,9 @@ from lora_dist.store.atomic import write_json
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.heartbeat import Heartbeat
 from lora_dist.store.record import Record
+from lora_dist.team import Team, die_with_parent
 from lora_dist.training.stop import StopFlag
-from lora_dist.world import Team, World, die_with_parent, without_launcher
+from lora_dist.world import World, without_launcher
 
 _POLL_S = 0.1
 

@@ -12,8 +12,9 @@ from lora_dist.errors import Interrupted, LoraDistError, UserError
 from lora_dist.store.attempts import close_lost_attempt
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.ledger import ENDED, STARTED, write_event
+from lora_dist.team import Team
 from lora_dist.training.stop import StopFlag
-from lora_dist.world import Team
+from lora_dist.world import current_job
 
 log = logging.getLogger(__name__)
 _FIRST_SAYS_IT_S = 2.0
@@ -34,7 +35,8 @@ class Attempt:
         close_lost_attempt(self.folder)
         self.folder.heartbeat.unlink(missing_ok=True)
         self.folder.outcome.unlink(missing_ok=True)
-        write_event(self.folder.experiment.ledger, self.folder.id, STARTED)
+        job = current_job()
+        write_event(self.folder.experiment.ledger, self.folder.id, STARTED, **(job.facts() if job else {}))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         outcome, message, facts = _end_of(error)

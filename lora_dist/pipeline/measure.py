@@ -35,7 +35,7 @@ from lora_dist.store.environment import capture_environment
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.ledger import attempts_of
 from lora_dist.store.record import DataPart, Generation, ModelPart, Record, TrainPart
-from lora_dist.world import Team
+from lora_dist.team import Team
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int, str], None]

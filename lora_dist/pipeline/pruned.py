@@ -31,7 +31,7 @@ from lora_dist.pruning.stream import Stream
 from lora_dist.store.atomic import check_free, make_folder
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.lock import Held, exclusive
-from lora_dist.world import Team
+from lora_dist.team import Team
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int, str], None]

@@ -30,9 +30,9 @@ from lora_dist.store.attempts import FINISHED
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.lock import exclusive
 from lora_dist.store.record import PrunePart, Record
+from lora_dist.team import Team
 from lora_dist.training.stop import StopFlag
 from lora_dist.training.trainer import train_run
-from lora_dist.world import Team
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int, str], None]

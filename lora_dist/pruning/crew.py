@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lora_dist.models.device import one_thread
-from lora_dist.world import Team
+from lora_dist.team import Team
 
 T = TypeVar("T")
 R = TypeVar("R")

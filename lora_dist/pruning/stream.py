@@ -30,7 +30,7 @@ from lora_dist.pruning.output import PrunedModel
 from lora_dist.pruning.passes import Passes, Stopped
 from lora_dist.pruning.share import Found, Matrix, by_magnitude, solve_block
 from lora_dist.pruning.targets import BlockGoals, goals_of, linears_of, matrix_of
-from lora_dist.world import Team
+from lora_dist.team import Team
 
 Progress = Callable[[int, int, str], None]
 """Called with blocks done, blocks in all and a text, by every rank equally often; may raise to stop all of them."""

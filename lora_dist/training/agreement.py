@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from lora_dist.team import Team
 from lora_dist.training.stop import StopFlag
-from lora_dist.world import Team
 
 
 class StopTogether(TrainerCallback):

@@ -17,7 +17,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lora_dist.errors import ConfigError, StorageError
 from lora_dist.store.atomic import check_free, sync_file, sync_folder, write_errors
 from lora_dist.store.manifest import flaw_of, read_manifest, write_manifest
-from lora_dist.world import Team, World
+from lora_dist.team import Team
+from lora_dist.world import World
 
 _UNSEALED = "checkpoint-*"
 

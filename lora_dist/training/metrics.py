@@ -21,7 +21,7 @@ from lora_dist.errors import TrainingDiverged
 from lora_dist.models.device import synchronize
 from lora_dist.store.atomic import write_text
 from lora_dist.store.lines import append_line, read_lines
-from lora_dist.world import Team
+from lora_dist.team import Team
 
 WARM_UP_STEPS = 2
 """Steps after each start that are left out of the rates: allocators and caches warm up."""

@@ -15,7 +15,7 @@ from lora_dist.config.experiment import Run
 from lora_dist.models.adapters import ADAPTER_KINDS, check_saved_adapter
 from lora_dist.models.device import dtype_of
 from lora_dist.store.atomic import whole_folder, write_errors
-from lora_dist.world import Team
+from lora_dist.team import Team
 
 
 def save_model(

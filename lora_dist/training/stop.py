@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from lora_dist.errors import Interrupted
-from lora_dist.world import Team
+from lora_dist.team import Team
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 ONE_STOP_S = 0.5

@@ -32,6 +32,7 @@ from lora_dist.store.atomic import make_folder, write_json
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.ledger import RESUMED, resumed_steps, write_event
 from lora_dist.store.record import ModelPart, TrainPart
+from lora_dist.team import Team
 from lora_dist.training.agreement import StopTogether
 from lora_dist.training.arguments import precision_problems, sft_config
 from lora_dist.training.checkpoints import Makers, Resume, SealCheckpoints, check_space, filling, find_resume
@@ -39,7 +40,7 @@ from lora_dist.training.metrics import StepMetrics, cut_back, figures_of
 from lora_dist.training.order import FILLER_TOKENS, EpochOrder, fillers_for, with_fillers
 from lora_dist.training.saving import save_model
 from lora_dist.training.stop import StopFlag
-from lora_dist.world import Team, World
+from lora_dist.world import World
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]

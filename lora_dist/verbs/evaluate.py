@@ -18,11 +18,11 @@ from lora_dist.store.atomic import write_text
 from lora_dist.store.folders import ExperimentFolder, dump_yaml
 from lora_dist.store.lock import holder
 from lora_dist.store.record import Record
+from lora_dist.team import Team
 from lora_dist.training.stop import StopFlag
 from lora_dist.verbs.compare import ComparisonResult, failures_of, records_of
 from lora_dist.verbs.folders import folder_of, make_run_folders
 from lora_dist.verbs.train import Progress, silent
-from lora_dist.world import Team
 
 
 def evaluate(experiment: Experiment, *, listener: Listener | None = None) -> ComparisonResult:

@@ -11,9 +11,10 @@ from lora_dist.config.expansion import expand
 from lora_dist.config.experiment import Experiment, Run
 from lora_dist.errors import ConfigError
 from lora_dist.store.record import PrunePart
+from lora_dist.team import Team
 from lora_dist.verbs.folders import check_pruned, folder_of
 from lora_dist.verbs.train import Progress, prepare, progress_of, runs_of, silent, too_many
-from lora_dist.world import Team, current_world
+from lora_dist.world import current_world
 
 
 @dataclass(frozen=True)

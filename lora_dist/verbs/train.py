@@ -11,8 +11,9 @@ from lora_dist.errors import ConfigError
 from lora_dist.store.folders import ExperimentFolder, RunFolder
 from lora_dist.store.heartbeat import Heartbeat
 from lora_dist.store.record import Record
+from lora_dist.team import Team
 from lora_dist.verbs.folders import check_pruned, claimed, folder_of, make_run_folders
-from lora_dist.world import Team, World, current_world
+from lora_dist.world import World, current_world
 
 Progress = Callable[[str, int, int, str], None]
 

@@ -9,8 +9,9 @@ from lora_dist.errors import StorageError
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.heartbeat import Heartbeat
 from lora_dist.store.record import Record
+from lora_dist.team import Team
 from lora_dist.verbs.train import silent
-from lora_dist.world import Team, current_world
+from lora_dist.world import current_world
 
 
 def work_on(path: Path) -> Record | None:
