@@ -106,6 +106,8 @@ class Interrupted(LoraDistError):
     """Stopped by a signal; what was finished is kept and the same command resumes."""
 
     exit_code = 4
+    signal = 0
+    """Which it was, where that is known."""
 
     def __init__(self, message: str = "interrupted: what is finished is kept; the same command resumes") -> None:
         super().__init__(message)

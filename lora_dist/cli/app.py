@@ -14,6 +14,7 @@ import typer.core
 
 from lora_dist.assets import user_path
 from lora_dist.cli.arguments import experiment_of
+from lora_dist.cli.jobs import cancel, retry, submit_comparison
 from lora_dist.cli.output import (
     finish,
     print_comparison,
@@ -57,6 +58,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(recipes_app, name="recipes")
+app.command()(retry)
+app.command()(cancel)
 
 Words = Annotated[
     list[str] | None,
@@ -77,14 +80,20 @@ def compare(
         str | None,
         typer.Option(
             help="inline: one run after the other. local: several at a time, over this machine's GPUs. accelerate: "
-            "each run on several ranks (launch.config=ddp, zero2, ...)."
+            "each run on several ranks (launch.config=ddp, zero2, ...). slurm: jobs of a cluster."
         ),
     ] = None,
     gpus_per_run: Annotated[int | None, typer.Option(help="With --launcher local: GPUs of each run.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs, start nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs (or jobs), start nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="With --launcher slurm: follow the jobs to their end.")] = False,
 ) -> None:
     """Do every run of every arm, then show the comparison. The same command resumes."""
     experiment = experiment_of(words, launcher=launcher, gpus_per_run=gpus_per_run)
+    if experiment.launch.launcher == "slurm":
+        result = submit_comparison(experiment, dry_run=dry_run, wait=wait)
+        if result is not None:
+            _show(result)
+        return
     if dry_run:
         from lora_dist.verbs.preview import free_bytes, preview
 
@@ -142,7 +151,7 @@ def prune(
 
 
 @app.command(hidden=True)
-def work(folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder.")]) -> None:
+def work(folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, or a job's file.")]) -> None:
     """Do what is missing of one run folder: what launchers start on every rank."""
     from lora_dist.verbs.work import work_on
 

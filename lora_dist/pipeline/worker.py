@@ -88,7 +88,7 @@ def _attempt(
     """One attempt at some stages of a run, under its lock if it `is_alone` with it."""
     folder, stop = RunFolder(path), StopFlag()
     quiet_transformers()
-    with stop.listening(), ExitStack() as lock:
+    with stop.listening(), stop.named(), ExitStack() as lock:
         _see_each_other(folder, team)
         if not is_alone:
             done = stages(folder, stop)

@@ -166,6 +166,11 @@ class ExperimentFolder:
         """Tokenised data by content hash."""
         return self.path / "tokens"
 
+    @property
+    def jobs(self) -> Path:
+        """Scripts and logs of the cluster's jobs, and what each was told to do. For its owner alone."""
+        return self.path / "jobs"
+
     def pruned(self, key: str) -> Path:
         """The pruned model that all runs with this key share."""
         return self.path / "pruned" / key

@@ -17,5 +17,5 @@ class StopTogether(TrainerCallback):
 
     def on_step_end(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Called by transformers; the last step needs no checkpoint, since `model/` follows at once."""
-        if self.team.highest(self.flag.is_set) and state.global_step < state.max_steps:
+        if self.flag.is_set_anywhere(self.team) and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = self.has_stopped = True

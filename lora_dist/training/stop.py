@@ -32,6 +32,8 @@ class StopFlag:
 
     def __init__(self, *, dies_when_asked_again: bool = True) -> None:
         self.is_urgent = False
+        self.signal = 0
+        """The first that came, to this process or to another rank; 0 while none has."""
         self._dies = dies_when_asked_again
         self._since: float | None = None
         self._is_ending = False
@@ -56,8 +58,14 @@ class StopFlag:
         Raises:
             Interrupted: a signal has come to one of them.
         """
-        if team.highest(self.is_set):
+        if self.is_set_anywhere(team):
             raise Interrupted
+
+    def is_set_anywhere(self, team: Team) -> bool:
+        """Whether any rank has been asked to stop; all of them then know by what. Every rank has to call this."""
+        heard = int(team.highest(self.signal))
+        self.signal = self.signal or heard
+        return bool(heard)
 
     def end(self) -> None:
         """From here on signals are ignored: what there is to save is saved, and the process is about to leave."""
@@ -76,10 +84,19 @@ class StopFlag:
             for number, handler in before.items():
                 signal.signal(number, handler or signal.SIG_DFL)  # None: one that was not installed from Python
 
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Say in an `Interrupted` that leaves the block which signal it was."""
+        try:
+            yield
+        except Interrupted as error:
+            error.signal = error.signal or self.signal
+            raise
+
     def _heard(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._since is None:
-            self._since = now
+            self._since, self.signal = now, number
         elif now - self._since > ONE_STOP_S and not self._is_ending:
             self.is_urgent = True
             if self._dies:

@@ -65,6 +65,15 @@ def compare(experiment: Experiment, *, listener: Listener | None = None) -> Comp
         make_run_folders(experiment, runs, folder)
         for run in runs:
             listener.skipped(run, folder.run(run.id))
+    return _result(runs, folder)
+
+
+def result_of(experiment: Experiment) -> ComparisonResult:
+    """What there is of a comparison now; the report is written anew."""
+    return _result(expand(experiment), folder_of(experiment))
+
+
+def _result(runs: list[Run], folder: ExperimentFolder) -> ComparisonResult:
     report = write_report([folder], folder.report)
     return ComparisonResult(folder, records_of(runs, folder), failures_of(runs, folder), report)
 

@@ -2,35 +2,121 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
-from lora_dist.errors import StorageError
-from lora_dist.store.folders import RunFolder
+from lora_dist.errors import Interrupted, StorageError
+from lora_dist.store.atomic import make_folder
+from lora_dist.store.folders import ExperimentFolder, RunFolder
 from lora_dist.store.heartbeat import Heartbeat
 from lora_dist.store.record import Record
 from lora_dist.team import Team
+from lora_dist.training.stop import StopFlag
+from lora_dist.verbs.report import report
 from lora_dist.verbs.train import silent
-from lora_dist.world import current_world
+from lora_dist.world import SlurmJob, current_job, current_world
 
 
 def work_on(path: Path) -> Record | None:
-    """Do what is missing of the run in the folder `path`, on this rank; only rank 0 surely gets the record.
+    """Do what is missing of a run, or what a job is told to; on this rank.
 
+    Args:
+        path: a run's folder, or a file of an experiment's `jobs/` that says stage and runs (an element of an array
+            takes the one with its number).
+    Returns:
+        The record of a run; only rank 0 surely gets it.
     Raises:
         Interrupted: a signal came; what there was to save is saved.
         UserError: something the user can mend.
         Held: another process has the run.
     """
-    folder, world = RunFolder(path), current_world()
-    if not folder.config.is_file():
+    if path.is_file():
+        return _do_job(path)
+    _refuse_other(path)
+    return _work(RunFolder(path), StopFlag())
+
+
+def _refuse_other(path: Path) -> None:
+    if not RunFolder(path).config.is_file():
         raise StorageError(key=str(path), problem="is not a run's folder (no config.yaml in it)", fix="give <run-id>/")
+
+
+def _work(folder: RunFolder, early: StopFlag, *, prune_only: bool = False) -> Record | None:
+    """The stages of a run, or its pruning alone, on this rank; `early` has heard what came while the stack loaded."""
+    world = current_world()
     logging.basicConfig(
         level=logging.INFO if world.is_first else logging.WARNING,
         format=f"%(asctime)s rank {world.rank} %(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     team = Team.join(world)
-    from lora_dist.pipeline.worker import work  # imports the stack
+    from lora_dist.pipeline import worker  # imports the stack
 
-    return work(path, team, Heartbeat(folder.heartbeat) if world.is_first else silent)
+    early.check_together(team)
+    progress = Heartbeat(folder.heartbeat) if world.is_first else silent
+    if prune_only:
+        worker.prune_only(folder.path, team, progress)
+        return None
+    return worker.work(folder.path, team, progress)
+
+
+def _do_job(path: Path) -> Record | None:
+    """What a cluster's job is told: its stage, its runs, how its ranks share a training."""
+    told, job = _read_job(path), current_job()
+    experiment = ExperimentFolder(path.resolve().parent.parent)
+    if told["stage"] == "report":
+        report([experiment.path])
+        return None
+    if told["launch_config"]:
+        from lora_dist.dispatch.launch_environment import launch_environment
+
+        os.environ.update(launch_environment(Path(told["launch_config"])))
+    folder = experiment.run(told["runs"][(job and job.element) or 0])
+    _refuse_other(folder.path)
+    if job is not None:
+        _print_to_log(folder)
+    # Listening all along: a signal must not end this process while it loads, or while it gives the job back.
+    stop = StopFlag(dies_when_asked_again=False)
+    with stop.listening(), stop.named():
+        try:
+            return _work(folder, stop, prune_only=told["stage"] == "prune")
+        except Interrupted as error:
+            if job is None:
+                raise
+            if not current_world().is_first:
+                return None  # srun would kill the first rank for another's exit code
+            _go_on_later(job, folder, told["signal_seconds"], error)
+            raise
+
+
+def _go_on_later(job: SlurmJob, folder: RunFolder, signal_seconds: int, error: Interrupted) -> None:
+    from lora_dist.dispatch.requeue import Requeue
+
+    Requeue(job, signal_seconds).after_stop(folder, error.signal)
+
+
+def _read_job(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if told["stage"] in ("prune", "run", "report") and isinstance(told["runs"], list):
+            return told
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise StorageError(key=str(path), problem="says no job of a cluster", fix="give a run's folder, <run-id>/")
+
+
+def _print_to_log(folder: RunFolder) -> None:
+    """From here on this rank prints into the run's folder: worker.log the first rank, rank-N.log the others."""
+    rank = current_world().rank
+    make_folder(folder.log.parent)
+    path = folder.log if rank == 0 else folder.log.with_name(f"rank-{rank}.log")
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)

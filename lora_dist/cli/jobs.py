@@ -1,0 +1,65 @@
+"""The verbs of a cluster's jobs: compare --launcher slurm, retry, cancel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lora_dist.cli.output import finish, print_lines, stdout
+
+if TYPE_CHECKING:
+    from lora_dist.config.experiment import Experiment
+    from lora_dist.verbs.compare import ComparisonResult
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An experiment's folder, <output_dir>/<name>.")]
+
+
+def submit_comparison(experiment: Experiment, *, dry_run: bool, wait: bool) -> ComparisonResult | None:
+    """Submit the jobs of a comparison, or show them; the result, for one who waits."""
+    from lora_dist.cli.job_output import print_job_previews, print_submission
+    from lora_dist.cli.progress import ProgressView
+    from lora_dist.verbs.submit import preview_jobs, submit
+
+    if dry_run:
+        print_job_previews(preview_jobs(experiment))
+        return None
+    with ProgressView() as view:
+        found = submit(experiment, listener=view)
+    print_submission(found)
+    if not wait:
+        return None
+    from lora_dist.verbs.follow import follow
+
+    follow(found.folder, lambda line: print_lines(line))
+    from lora_dist.verbs.compare import result_of
+
+    return result_of(experiment)
+
+
+def retry(
+    folder: Folder,
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN", help="Ids of runs; all that are not finished, if none is given."),
+    ] = None,
+) -> None:
+    """Submit again what has failed on a cluster."""
+    from lora_dist.cli.job_output import print_submission
+    from lora_dist.cli.progress import ProgressView
+    from lora_dist.verbs.retry import retry as do_retry
+
+    with ProgressView() as view:
+        found = do_retry(folder, runs or (), listener=view)
+    print_submission(found)
+
+
+def cancel(folder: Folder) -> None:
+    """End the jobs of an experiment on a cluster; what runs saves first."""
+    from lora_dist.verbs.cancel import cancel as do_cancel
+
+    ended = do_cancel(folder)
+    for job in ended:
+        stdout.print(f"{job.job}: {job.run or job.stage} cancelled", markup=False, highlight=False)
+    finish({}, f"lora-dist retry {folder}")

@@ -1,0 +1,108 @@
+"""A job that has saved on a signal goes back to the queue, or not: once, by its first rank, and for a reason."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from lora_dist.errors import ConfigError
+from lora_dist.store.folders import RunFolder
+from lora_dist.store.heartbeat import Beat, read_beat
+from lora_dist.store.ledger import requeues_of, write_requeued
+from lora_dist.world import SlurmJob
+
+log = logging.getLogger(__name__)
+Cause = Literal["preempted", "timeout", "signal"]
+
+_PATIENCE_S = 60.0
+_RUNS_AGAIN_ALREADY = ("pending execution", "requeue", "already")
+_MARGIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Requeue:
+    """How a stopped run of a job goes on."""
+
+    job: SlurmJob
+    signal_seconds: int
+    """How long before its limit the job was to be told."""
+
+    def after_stop(self, folder: RunFolder, heard: int) -> bool:
+        """Give the job back to the queue if that is this process's to do; whether it will run again.
+
+        SIGTERM is no reason: the cluster sends it to end a job, or starts it again itself after a preemption.
+
+        Args:
+            heard: the signal that the run was stopped by.
+        Raises:
+            ConfigError: the time limit was met twice at the same step; the run's outcome says so too.
+        """
+        if heard != signal.SIGUSR2:
+            return False
+        beat = read_beat(folder.heartbeat)
+        step = beat.done if beat else 0
+        cause = self._cause()
+        if cause == "timeout":
+            self._refuse_standstill(folder, beat, step)
+        write_requeued(
+            folder.experiment.ledger,
+            folder.id,
+            cause=cause,
+            job=self.job.id,
+            step=step,
+            steps=beat.total if beat else 0,
+            stage=beat.stage if beat else "",
+        )
+        self._give_back()
+        return True
+
+    def _refuse_standstill(self, folder: RunFolder, beat: Beat | None, step: int) -> None:
+        before = [
+            event for event in requeues_of(folder.experiment.ledger, folder.id) if event.get("cause") == "timeout"
+        ]
+        if beat and before and before[-1].get("stage") == beat.stage and (before[-1].get("step") or 0) >= step:
+            error = ConfigError(
+                key="launch.slurm.time",
+                problem=f"{folder.id} met its limit twice without getting further than {beat.stage} {step}",
+                fix="raise it, or lower train.checkpoint_steps",
+            )
+            folder.write_outcome("refused", str(error))
+            raise error
+
+    def _cause(self) -> Cause:
+        """The cluster sends the same signal before the limit and at a preemption, which moves the job's end to now."""
+        asked = _said("scontrol", "show", "job", "-o", self.job.id)
+        times = dict(re.findall(r"(\w+Time)=(\S+)", asked))
+        if times.get("PreemptTime", "None") not in ("None", "Unknown"):
+            return "preempted"
+        try:
+            left = time.mktime(time.strptime(times["EndTime"], "%Y-%m-%dT%H:%M:%S")) - time.time()
+        except (KeyError, ValueError):  # it says nothing, or Unknown
+            return "signal"
+        return "timeout" if left <= self.signal_seconds + _MARGIN_S else "signal"
+
+    def _give_back(self) -> None:
+        """`scontrol requeue`; after a preemption the cluster has done it already, and says so as an error."""
+        command = ["scontrol", "requeue", self.job.id]
+        done = subprocess.run(  # noqa: S603 - a job's id
+            command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S
+        )
+        said = " ".join(done.stderr.split())
+        if done.returncode != 0 and not any(words in said.lower() for words in _RUNS_AGAIN_ALREADY):
+            log.error("job %s could not be given back to the queue: %s", self.job.id, said)
+        log.info("job %s goes back to the queue", self.job.id)
+
+
+def _said(*command: str) -> str:
+    try:
+        return subprocess.run(  # noqa: S603 - a job's id
+            command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("%s has not answered: %s", " ".join(command[:3]), error)
+        return ""

@@ -1,0 +1,126 @@
+"""compare --launcher slurm: the missing runs become jobs of a cluster, and this process is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_dist.config.expansion import expand
+from lora_dist.config.experiment import Experiment, Run
+from lora_dist.config.launch import LaunchSection
+from lora_dist.config.profile import with_profile
+from lora_dist.dispatch.adoption import live_runs
+from lora_dist.dispatch.checks import check_runs
+from lora_dist.dispatch.children import Nursery
+from lora_dist.dispatch.cluster import Cluster, problems_with, read_cluster
+from lora_dist.dispatch.events import Listener
+from lora_dist.dispatch.job_graph import JobPlan, plan_jobs
+from lora_dist.dispatch.submission import Submitted, Submitter
+from lora_dist.errors import raise_together
+from lora_dist.store.folders import ExperimentFolder
+from lora_dist.store.lock import exclusive
+from lora_dist.training.stop import StopFlag
+from lora_dist.verbs.folders import check_pruned, claimed, folder_of, make_run_folders, unfinished
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What `submit` leaves."""
+
+    folder: ExperimentFolder
+    jobs: list[Submitted]
+    """In the order in which they were submitted."""
+    live: dict[str, str]
+    """Runs that had a job already, by id; and that job."""
+    finished: int
+    """Runs that have a record."""
+
+
+@dataclass(frozen=True)
+class JobPreview:
+    """A job that would be submitted."""
+
+    plan: JobPlan
+    script: str
+    """What sbatch would get."""
+
+
+def submit(
+    experiment: Experiment, *, only: Sequence[str] | None = None, listener: Listener | None = None
+) -> Submission:
+    """Submit a job for every run that has no record and no job, those that others wait for first.
+
+    The same call again submits nothing twice: jobs of a submitter that was killed are found by their names.
+
+    Args:
+        only: of the runs with these ids alone.
+    Raises:
+        Refused: something the user can mend is wrong; nothing has been submitted then.
+        ConfigError: there is no cluster here, or it refuses a job.
+        Held: another process submits jobs of this experiment.
+        Interrupted: a signal came before anything was submitted.
+    """
+    listener, launch = listener or Listener(), _launch_of(experiment)
+    runs, folder, cluster = expand(experiment), folder_of(experiment), read_cluster()
+    check_pruned(runs, folder)
+    missing = [run for run in unfinished(runs, folder) if only is None or run.id in only]
+    live = live_runs(folder)
+    wanted = [run for run in missing if run.id not in live]
+    plans = _checked(wanted, launch, folder, cluster)
+    stop = StopFlag(dies_when_asked_again=False)
+    with claimed(folder):
+        if wanted:
+            with stop.listening(), Nursery() as nursery:
+                worlds = {run.id: plan.ranks.world for plan in plans for run in plan.runs if plan.stage == "run"}
+                check_runs(nursery, wanted, [worlds[run.id] for run in wanted], folder, listener, stop)
+        make_run_folders(experiment, runs, folder)
+    with exclusive(folder.path / ".submit.lock"):
+        live = live_runs(folder, adopt=True)  # another submitter may have been at work meanwhile
+        wanted = [run for run in wanted if run.id not in live]
+        jobs = _submit_all(_checked(wanted, launch, folder, cluster), Submitter(folder, launch.slurm))
+    return Submission(folder, jobs, live, len(runs) - len(unfinished(runs, folder)))
+
+
+def preview_jobs(experiment: Experiment) -> list[JobPreview]:
+    """The jobs that `submit` would submit; writes nothing.
+
+    Raises:
+        UserError: as `submit`.
+    """
+    launch, folder = _launch_of(experiment), folder_of(experiment)
+    runs = unfinished(expand(experiment), folder)
+    live = live_runs(folder)
+    plans = _checked([run for run in runs if run.id not in live], launch, folder, read_cluster())
+    submitter = Submitter(folder, launch.slurm)
+    return [JobPreview(plan, submitter.script(plan, [f"<job {place + 1}>" for place in plan.after])) for plan in plans]
+
+
+def _launch_of(experiment: Experiment) -> LaunchSection:
+    return experiment.launch.model_copy(update={"slurm": with_profile(experiment.launch.slurm)})
+
+
+def _checked(runs: Sequence[Run], launch: LaunchSection, folder: ExperimentFolder, cluster: Cluster) -> list[JobPlan]:
+    """The jobs of these runs, as far as the cluster can do them."""
+    if not runs:
+        return []
+    plans = plan_jobs(runs, launch, folder, cluster)
+    raise_together(
+        problem
+        for plan in plans
+        for problem in problems_with(
+            plan.ask,
+            plan.ranks.nodes,
+            plan.ranks.gpus_per_node,
+            plan.ranks.per_node * (plan.ask.cpus_per_rank or 1),
+            cluster,
+            f"launch.slurm.jobs.{plan.kind}" if plan.kind in launch.slurm.jobs else "launch.slurm",
+        )
+    )
+    return plans
+
+
+def _submit_all(plans: Sequence[JobPlan], submitter: Submitter) -> list[Submitted]:
+    jobs: list[Submitted] = []
+    for plan in plans:
+        jobs.append(submitter.submit(plan, [jobs[place] for place in plan.after]))
+    return jobs

@@ -1,0 +1,260 @@
+"""A comparison on a real cluster of two nodes: the table of one machine, whatever happens to its jobs meanwhile."""
+
+from __future__ import annotations
+
+import json
+import stat
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from comparison_cases import METHODS, record, run_folder, weights, write
+from conftest import Done, run_cli
+from slurm_cluster import running_cluster
+
+from lora_dist.store.lines import read_lines
+
+TRAIN = {"max_steps": 10, "learning_rate": 0.002, "checkpoint_steps": 4}
+PRUNE = {"kind": "sparsegpt", "sparsity": 0.5, "calibration": {"samples": 4, "length": 32}}
+ARMS = {
+    "base": METHODS["base"],
+    "sweep": {"method": {"kind": "lora", "rank": 4}, "grid": {"train.learning_rate": [0.001, 0.002, 0.004]}},
+    "full": METHODS["full"],
+    "pruned": {**METHODS["base"], "prune": PRUNE},
+}
+TWO_NODES = {"full": {"nodes": 2, "config": "cpu_zero2"}, "prune": {"nodes": 2}}
+# One step takes 50 ms or so: long enough for a signal to meet it, on two nodes.
+LONG = {"max_steps": 150, "checkpoint_steps": 1000, "learning_rate": 0.002}
+
+
+def launch(**slurm) -> dict:
+    return {"launcher": "slurm", "slurm": {"time": 10, **slurm}}
+
+
+def start(cluster, folder: Path, *words: str, verb="compare", env=None) -> Done:
+    return run_cli(verb, *words, cwd=folder, env={**cluster.env, **(env or {})})
+
+
+def events(folder: Path, *kinds: str) -> list[dict]:
+    return [line for line in read_lines(folder / "runs" / "small" / "ledger.jsonl") if line["event"] in kinds]
+
+
+def all_ended(cluster, timeout=240) -> None:
+    cluster.wait_for(lambda: not cluster.run("squeue", "--noheader").out.strip(), "the end of all jobs", timeout)
+
+
+def trained_steps(folder: Path, arm: str) -> int:
+    found = list(folder.glob(f"runs/small/{arm}-*/metrics.jsonl"))
+    return len(found[0].read_text().splitlines()) if found else 0
+
+
+def test_a_comparison_on_the_cluster_is_the_table_of_one_machine(cluster, tmp_path, tiny_model, problem_files):
+    for way in ("slurm", "inline"):
+        (tmp_path / way).mkdir()
+        write(tmp_path / way, tiny_model, problem_files, arms=ARMS, train=TRAIN,
+              launch=launch(array_cap=2, jobs=TWO_NODES))  # fmt: skip
+    there, here = tmp_path / "slurm", tmp_path / "inline"
+    done = start(cluster, there, "small.yaml")
+    assert done.code == 0, done.err
+    assert "6 jobs submitted" in done.out
+    assert "lora-dist status" in done.out
+    assert stat.S_IMODE((there / "runs" / "small" / "jobs").stat().st_mode) == 0o700
+    again = start(cluster, there, "small.yaml")  # while they wait or run
+    assert "0 jobs submitted" in again.out, again.out
+    assert run_cli("compare", "small.yaml", "--launcher", "inline", cwd=here).code == 0
+    all_ended(cluster)
+    for arm in ("base", "pruned"):
+        assert record(there, arm)["evaluate"] == record(here, arm)["evaluate"]
+    for path in here.glob("runs/small/sweep-*/record.json"):
+        ours = json.loads((there / path.relative_to(here)).read_text())
+        assert ours["evaluate"]["test"]["nll_sum"] == json.loads(path.read_text())["evaluate"]["test"]["nll_sum"]
+    ours, theirs = (record(folder, "full") for folder in (there, here))
+    assert ours["evaluate"]["test"]["perplexity"] == pytest.approx(theirs["evaluate"]["test"]["perplexity"], rel=1e-4)
+    assert (ours["train"]["zero_stage"], ours["train"]["world_size"]) == (2, 2)
+    assert pruned_bytes(there) == pruned_bytes(here)
+    assert (there / "runs" / "small" / "report" / "report.md").exists()
+    assert {event["nodes"] for event in events(there, "started")} >= {"node[1-2]"}
+    assert most_at_once(events(there, "started", "ended"), "sweep") <= 2
+
+
+def pruned_bytes(folder: Path) -> dict[str, str]:
+    files = folder.glob("runs/small/pruned/*/**/*.safetensors")
+    return {path.name: sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def most_at_once(said: list[dict], arm: str) -> int:
+    running = most = 0
+    for event in said:
+        if event["run"].startswith(f"{arm}-"):
+            running += 1 if event["event"] == "started" else -1
+            most = max(most, running)
+    return most
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory, tiny_model, problem_files, cluster) -> Path:
+    """A full fine-tuning on two nodes that nothing happens to."""
+    folder = tmp_path_factory.mktemp("calm")
+    write_long(folder, tiny_model, problem_files)
+    assert start(cluster, folder, "small.yaml").code == 0
+    all_ended(cluster)
+    return folder
+
+
+def write_long(folder: Path, model, files, **slurm) -> None:
+    arms = {"full": METHODS["full"]}
+    settings = {"signal_seconds": 20, "partition": "low", "jobs": TWO_NODES, **slurm}
+    write(folder, model, files, arms=arms, train=LONG, launch=launch(**settings))
+
+
+def preempted(cluster, _job: str) -> None:
+    cluster.submit("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
+
+
+def out_of_time(cluster, job: str) -> None:
+    cluster.run("bash", "-c", f"scontrol update jobid={job} EndTime=$(date -d '+22 seconds' +%Y-%m-%dT%H:%M:%S)")
+
+
+def signalled(cluster, job: str) -> None:
+    assert cluster.run("scancel", "--signal=USR2", job).code == 0
+
+
+def power_cut(cluster, _job: str) -> None:
+    cluster.node_off(2)
+    cluster.node_on(2)
+
+
+def controller_restarted(cluster, _job: str) -> None:
+    cluster.controller_off()
+    cluster.controller_on()
+
+
+FAULTS = {
+    "signal": (signalled, ["signal"]),
+    "preempted": (preempted, ["preempted"]),
+    "timeout": (out_of_time, ["timeout"]),
+    "power cut": (power_cut, []),  # the cluster starts the job again by itself
+    "controller restarted": (controller_restarted, []),
+}
+
+
+@pytest.mark.parametrize(
+    "fault", ["signal", *(pytest.param(n, marks=pytest.mark.slow) for n in FAULTS if n != "signal")]
+)
+def test_a_disturbed_job_ends_with_the_bytes_of_an_undisturbed_one(
+    cluster, calm, tmp_path, tiny_model, problem_files, fault
+):
+    disturb, causes = FAULTS[fault]
+    write_long(tmp_path, tiny_model, problem_files)
+    assert start(cluster, tmp_path, "small.yaml").code == 0
+    job = events(tmp_path, "submitted")[0]["job"]
+    cluster.wait_for(lambda: trained_steps(tmp_path, "full") > 5, "some steps")
+    disturb(cluster, job)
+    all_ended(cluster)
+    assert weights(tmp_path, "full") == weights(calm, "full")
+    assert record(tmp_path, "full")["evaluate"] == record(calm, "full")["evaluate"]
+    assert [event["cause"] for event in events(tmp_path, "requeued")] == causes
+    assert len(events(tmp_path, "resumed")) == len(causes)
+    assert trained_steps(tmp_path, "full") == LONG["max_steps"]
+
+
+def sbatch_that(folder: Path, cluster, call: int, *, kills: str) -> dict[str, str]:
+    """An sbatch before the real one on PATH, that kills its caller at the `call`-th time: before or after."""
+    folder.mkdir()
+    real = cluster.run("bash", "-c", "command -v sbatch").out.strip()
+    script = folder / "sbatch"
+    before, after = ("kill -9 $PPID; exit 1", "") if kills == "before" else ("", "kill -9 $PPID")
+    script.write_text(
+        f"#!/bin/bash\necho >> {folder}/calls\nn=$(wc -l < {folder}/calls)\n"
+        f'[ $n != {call} ] || {{ {before or ":"}; }}\n{real} "$@"; code=$?\n[ $n != {call} ] || {{ {after or ":"}; }}\n'
+        "exit $code\n"
+    )
+    script.chmod(0o755)
+    return {"PATH": f"{folder}:{cluster.env['PATH']}"}
+
+
+@pytest.mark.parametrize("kills", ["before", pytest.param("after", marks=pytest.mark.slow)])
+def test_a_killed_submitter_finds_its_jobs_again_and_submits_nothing_twice(
+    cluster, tmp_path, tiny_model, problem_files, kills
+):
+    arms = {name: ARMS[name] for name in ("base", "sweep")}
+    write(tmp_path, tiny_model, problem_files, arms=arms, train=TRAIN, launch=launch())
+    env = sbatch_that(tmp_path / "bin", cluster, 2, kills=kills)  # the array of the sweep
+    assert start(cluster, tmp_path, "small.yaml", env=env).code == -9
+    assert len(events(tmp_path, "submitting")) == 2
+    assert len(events(tmp_path, "submitted")) == 1
+    done = start(cluster, tmp_path, "small.yaml")
+    assert done.code == 0, done.err
+    all_ended(cluster)
+    started = [event["run"] for event in events(tmp_path, "started")]
+    assert sorted(started) == sorted(set(started)), "each once"
+    assert len(started) == 4
+    assert bool(events(tmp_path, "abandoned")) == (kills == "before")
+
+
+def test_a_run_that_fails_leaves_the_others_and_can_be_tried_again(cluster, tmp_path, tiny_model, problem_files):
+    arms = {"base": METHODS["base"], "full": METHODS["full"]}
+    write(tmp_path, tiny_model, problem_files, arms=arms, train=TRAIN,
+          launch=launch(setup=["[ ! -e broken ] || exit 7"]))  # fmt: skip
+    assert start(cluster, tmp_path, "small.yaml").code == 0
+    (tmp_path / "broken").touch()
+    cluster.cancel_all()
+    ended = start(cluster, tmp_path, "small.yaml", "--wait")
+    assert ended.code == 3, ended.err
+    (tmp_path / "broken").unlink()
+    done = start(cluster, tmp_path, "runs/small", verb="retry")
+    assert done.code == 0, done.err
+    all_ended(cluster)
+    assert run_folder(tmp_path, "full").joinpath("record.json").exists()
+    none = start(cluster, tmp_path, "runs/small", verb="cancel")
+    assert none.code == 2
+    assert "no job" in none.err
+
+
+def test_cancel_ends_what_waits_and_runs(cluster, tmp_path, tiny_model, problem_files):
+    write_long(tmp_path, tiny_model, problem_files)
+    assert start(cluster, tmp_path, "small.yaml").code == 0
+    done = start(cluster, tmp_path, "runs/small", verb="cancel")
+    assert done.code == 0, done.err
+    all_ended(cluster)
+    assert len(events(tmp_path, "cancelled")) == 2
+    assert not list(tmp_path.glob("runs/small/*/record.json"))
+
+
+BAD = {
+    "partition": ("launch.slurm.partition=elsewhere", "launch.slurm.partition"),
+    "time": ("launch.slurm={partition: short, time: 60}", "launch.slurm.time"),
+    "GPUs": ("launch.slurm.gpus_per_node=1", "launch.slurm.gpus_per_node"),
+    "nodes": ("launch.slurm.nodes=3", "launch.slurm.nodes"),
+    "a batch that ranks do not divide": ("launch.slurm={ranks_per_node: 3}", "train.global_batch_size"),
+    "a profile that is not there": ("launch.slurm.profile=nowhere.yaml", "nowhere.yaml"),
+    "an account that the cluster refuses": ("launch.slurm={extra: {licenses: none}}", "launch.slurm"),
+}
+
+
+@pytest.fixture(scope="module")
+def strict():
+    with running_cluster(accounting=False, extra=["PartitionName=short Nodes=ALL MaxTime=30 State=UP"]) as running:
+        yield running
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_the_cluster_cannot_give_is_said_before_anything_is_submitted(
+    strict, tmp_path, tiny_model, problem_files, case
+):
+    override, key = BAD[case]
+    write(tmp_path, tiny_model, problem_files, arms={"full": METHODS["full"]}, train=TRAIN, launch=launch())
+    done = start(strict, tmp_path, "small.yaml", override)
+    assert done.code == 2, done.out + done.err
+    assert any(key in line for line in done.error_lines), done.err
+    assert "Traceback" not in done.err
+    assert not strict.run("squeue", "--noheader", "--states=all").out.strip()
+
+
+def test_without_a_cluster_the_launcher_is_refused(tmp_path, tiny_model, problem_files):
+    write(tmp_path, tiny_model, problem_files, arms={"base": METHODS["base"]}, launch=launch())
+    done = run_cli("compare", "small.yaml", cwd=tmp_path, env={"PATH": "/nonexistent"})
+    assert done.code == 2
+    assert done.error_lines
+    assert "sbatch" in done.error_lines[0]
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,156 @@
+"""From runs to jobs: what a cluster is asked for, what it cannot give, and which job waits for which."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from conftest import experiment_document
+
+from lora_dist.config.expansion import expand
+from lora_dist.config.loading import load_experiment
+from lora_dist.config.profile import with_profile
+from lora_dist.config.slurm import mebibytes_of, minutes_of
+from lora_dist.dispatch.cluster import Cluster, Machines, Partition, problems_with
+from lora_dist.dispatch.job_graph import plan_jobs
+from lora_dist.errors import ConfigError, Refused
+from lora_dist.store.folders import ExperimentFolder
+
+A100 = frozenset({"a100"})
+BIG = Machines(1, 64, 500_000, 8, A100)
+CLUSTER = Cluster(
+    {
+        "cpu": Partition("cpu", True, True, 60, [Machines(4, 8, 4000, 0, frozenset())]),
+        "gpu": Partition("gpu", False, True, 1440, [Machines(2, 64, 500_000, 4, A100), BIG]),
+        "dead": Partition("dead", False, False, 60, [Machines(1, 8, 4000, 0, frozenset())]),
+    },
+    largest_array=3,
+    requeues=True,
+    kill_wait_s=30,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("90", 90), ("1:30", 2), ("04:00:00", 240), ("00:00:30", 1), ("1-0", 1440), ("2-12:30", 3630), ("1-0:0:01", 1441)],
+)  # fmt: skip
+def test_times_are_those_of_slurm(text, minutes):
+    assert minutes_of(text) == minutes
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512M", 512), ("64G", 65536), ("1.5TiB", 1572864), ("1GB", 1024), ("1K", 1)]
+)
+def test_sizes_are_powers_of_1024(text, size):
+    assert mebibytes_of(text) == size
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("launch.slurm.time=soon", "launch.slurm.time"),
+        ("launch.slurm.memory=much", "launch.slurm.memory"),
+        ("launch.slurm.partition=a b", "launch.slurm.partition"),
+        ('launch.slurm.setup=["one\\ntwo"]', "launch.slurm.setup"),
+        ("launch.slurm.extra={nodes: 2}", "launch.slurm.extra"),
+        ("launch.slurm.jobs={lore: {}}", "launch.slurm.jobs.lore"),
+        ("launch.slurm.jobs={lora: {setup: [ls]}}", "launch.slurm.jobs.lora.setup"),
+    ],
+)
+def test_what_no_cluster_understands_is_refused_by_its_key(override, key):
+    with pytest.raises(Refused) as caught:
+        load_experiment("quickstart", [override])
+    assert [problem.key.split("[")[0] for problem in caught.value.problems] == [key] or key in str(caught.value)
+
+
+def test_a_profile_says_what_the_experiment_leaves_open(tmp_path):
+    profile = tmp_path / "cluster.yaml"
+    profile.write_text(yaml.safe_dump({
+        "partition": "gpu", "time": "04:00:00", "setup": ["module load cuda"],
+        "jobs": {"full": {"nodes": 2, "time": "1-0"}, "prune": {"nodes": 4}},
+    }))  # fmt: skip
+    words = [f"launch.slurm.profile={profile}", "launch.slurm.time=60", "launch.slurm.jobs={full: {nodes: 3}}"]
+    slurm = with_profile(load_experiment("quickstart", words).launch.slurm)
+    full, lora = slurm.job("full"), slurm.job("lora")
+    assert (full.partition, full.nodes, full.time) == ("gpu", 3, "1-0")
+    assert (lora.partition, lora.nodes, lora.time) == ("gpu", None, "60")
+    assert slurm.job("prune").nodes == 4
+    assert slurm.setup == ["module load cuda"]
+    profile.write_text("partitions: gpu\n")
+    with pytest.raises(Refused, match="partitions"):
+        with_profile(load_experiment("quickstart", words).launch.slurm)
+
+
+def plans_of(tmp_path, arms, *words):
+    document = experiment_document(tmp_path / "model", {"train": "t.jsonl"}, arms=arms)
+    source = tmp_path / "small.yaml"
+    source.write_text(yaml.safe_dump(document, sort_keys=False))
+    experiment = load_experiment(source, ["launch.launcher=slurm", *words])
+    folder = ExperimentFolder(tmp_path / "runs" / "small")
+    return plan_jobs(expand(experiment), experiment.launch, folder, CLUSTER)
+
+
+def test_a_pruning_comes_before_the_runs_that_share_it_and_the_report_last(tmp_path):
+    half = {"kind": "sparsegpt", "sparsity": 0.5}
+    arms = {
+        "base": {"method": {"kind": "base"}},
+        "pruned": {"method": {"kind": "base"}, "prune": half},
+        "pruned-lora": {"method": {"kind": "lora"}, "prune": half},
+        "sweep": {"grid": {"train.learning_rate": [1e-4, 2e-4, 3e-4, 4e-4]}},
+    }
+    plans = plans_of(tmp_path, arms, "launch.slurm.jobs={prune: {nodes: 2}}")
+    assert [(plan.stage, plan.kind, len(plan.runs), plan.after) for plan in plans] == [
+        ("prune", "prune", 1, ()),
+        ("run", "base", 1, ()),
+        ("run", "base", 1, (0,)),
+        ("run", "lora", 1, (0,)),
+        ("run", "lora", 3, ()),  # no array of this cluster is longer
+        ("run", "lora", 1, ()),
+        ("report", "report", 0, (0, 1, 2, 3, 4, 5)),
+    ]
+    assert plans[0].ranks.count == 2
+    assert plans[1].ranks.count == 1
+
+
+def test_ranks_are_gpus_where_there_are_some_and_share_a_training_as_the_config_says(tmp_path):
+    arms = {"lora": {}, "full": {"method": {"kind": "full"}}}
+    words = ["launch.slurm.partition=gpu", "launch.slurm.jobs={full: {nodes: 2, gpus_per_node: 4, config: zero3}}"]
+    lora, full, _ = plans_of(tmp_path, arms, *words)
+    assert (lora.ranks.count, lora.ranks.gpus_per_node, lora.ranks.config) == (1, 1, None)
+    assert (full.ranks.count, full.ranks.gpus_per_node, full.ranks.world.strategy) == (8, 4, "zero3")
+    on_cpus = plans_of(tmp_path, arms, "launch.slurm.jobs={full: {nodes: 2, config: cpu_zero2}}")
+    assert [plan.ranks.count for plan in on_cpus] == [1, 2, 1]
+    assert on_cpus[1].ranks.world.strategy == "zero2"
+
+
+@pytest.mark.parametrize(
+    ("ask", "nodes", "gpus", "cpus", "key"),
+    [
+        ({"partition": "gpus"}, 1, 0, 1, "partition"),
+        ({"partition": "dead"}, 1, 0, 1, "partition"),
+        ({"time": "2-0"}, 1, 0, 1, "time"),
+        ({}, 5, 0, 1, "nodes"),
+        ({}, 1, 1, 1, "gpus_per_node"),
+        ({"partition": "gpu"}, 1, 9, 1, "gpus_per_node"),
+        ({"partition": "gpu", "gpu_type": "h100"}, 1, 1, 1, "gpu_type"),
+        ({}, 1, 0, 9, "cpus_per_rank"),
+        ({"memory": "8G"}, 1, 0, 1, "memory"),
+    ],
+)
+def test_what_the_cluster_does_not_have_is_named_with_what_it_has(ask, nodes, gpus, cpus, key):
+    words = ["launch.slurm=" + json.dumps(ask)]
+    asked = load_experiment("quickstart", words).launch.slurm.job("lora")
+    problems = list(problems_with(asked, nodes, gpus, cpus, CLUSTER, "launch.slurm"))
+    assert [problem.key for problem in problems] == [f"launch.slurm.{key}"]
+    assert problems[0].fix
+
+
+def test_what_it_has_is_no_problem():
+    asked = load_experiment("quickstart", ["launch.slurm={partition: gpu, time: 1-0, gpu_type: a100, memory: 400G}"])
+    assert not list(problems_with(asked.launch.slurm.job("full"), 3, 8, 64, CLUSTER, "launch.slurm"))
+
+
+def test_a_launch_config_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="zero9"):
+        plans_of(tmp_path, {"full": {"method": {"kind": "full"}}}, "launch.slurm={ranks_per_node: 2, config: zero9}")
