@@ -86,6 +86,18 @@ def problem_files(tmp_path_factory) -> dict[str, Path]:
     return files
 
 
+@pytest.fixture(scope="session")
+def cluster():
+    """A real SLURM cluster of two nodes, with accounting; each worker of a session that needs one has its own.
+
+    A test leaves it without jobs (`cluster.cancel_all`) and with both nodes on. Other clusters: `running_cluster(...)`.
+    """
+    from slurm_cluster import running_cluster
+
+    with running_cluster() as running:
+        yield running
+
+
 @dataclass(frozen=True)
 class Done:
     """A command line that has ended."""
