@@ -13,10 +13,10 @@ from rich.text import Text
 
 from lora_dist.config.expansion import expand
 from lora_dist.config.loading import load_experiment
-from lora_dist.reporting.states import RunState, State, run_states
 from lora_dist.reporting.table import state_style
 from lora_dist.reporting.words import NOTHING, duration, one_line
 from lora_dist.store.folders import ExperimentFolder
+from lora_dist.store.states import RunState, State, run_states
 
 _ORDER: tuple[State, ...] = ("running", "waiting", "failed", "refused", "interrupted", "stale", "completed")
 
@@ -48,7 +48,9 @@ def status_rows(folder: ExperimentFolder) -> list[StatusRow]:
         Refused, ConfigError: experiment.yaml is not an experiment.
     """
     runs = expand(load_experiment(folder.experiment))
-    return [_row(run.label, state) for run, state in zip(runs, run_states(folder, runs), strict=True)]
+    return [
+        _row(run.label, state) for run, state in zip(runs, run_states(folder, [run.id for run in runs]), strict=True)
+    ]
 
 
 def status_line(rows: Sequence[StatusRow]) -> str:
