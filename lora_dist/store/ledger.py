@@ -75,7 +75,7 @@ def write_submitting(
     Args:
         submission: 8 hex that no other submission has.
         job_name: it ends in `.<submission>` (see `job_name`).
-        runs: run ids in the order of the array; element i of the job does runs[i]. A job that is no array does them all.
+        runs: run ids in the order of the array; element i of the job does runs[i]. A job without elements does all.
         resources: what one element gets; `status` reads `nodes`, and `gpus` over all of its nodes.
         after: the submissions that have to end well before this one starts.
     Raises:
