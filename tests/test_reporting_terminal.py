@@ -14,13 +14,13 @@ from test_reporting_synthetic import ARMS, Synthetic, whole
 from lora_dist.config.expansion import expand
 from lora_dist.config.loading import load_experiment
 from lora_dist.reporting.collect import collect
-from lora_dist.reporting.states import run_states
 from lora_dist.reporting.status_table import status_line, status_rows, status_table
 from lora_dist.reporting.table import comparison_table, comparison_view
 from lora_dist.store.atomic import write_text
 from lora_dist.store.heartbeat import Heartbeat
 from lora_dist.store.ledger import ENDED, STARTED, write_event
 from lora_dist.store.lock import exclusive
+from lora_dist.store.states import run_states
 
 
 def shown(view: RenderableType, width: int) -> str:
@@ -77,7 +77,7 @@ def test_every_state_is_told_from_the_folder(tmp_path):
     }  # fmt: skip
     by_state = {row.state: row for row in rows}
     assert (by_state["running"].stage, by_state["running"].done, by_state["running"].total) == ("train", 40, 90)
-    assert run_states(made.folder, made.runs)[5].doing == ""  # it has let go of its lock
+    assert run_states(made.folder, [run.id for run in made.runs])[5].doing == ""  # it has let go of its lock
     assert by_state["failed"].reason == "out of memory"
     assert by_state["failed"].seconds == 3.0
     assert by_state["waiting"].log is None

@@ -204,14 +204,23 @@ def report(
 
 @app.command()
 def status(
-    folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False
+    folder: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds until nothing runs.")] = False,
 ) -> None:
     """Show where every run of an experiment is. Ends with 3 when some have failed."""
+    if watch and as_json:
+        raise UserError(key="--watch", problem="is for people, --json for programs", fix="leave one of them out")
     from lora_dist.cli.output import print_status
-    from lora_dist.verbs.status import status as do_status
+    from lora_dist.verbs.status import looks
 
-    failed = print_status(do_status(folder), as_json=as_json)
-    if failed:
+    if watch:
+        from lora_dist.cli.watch import follow
+
+        look = follow(looks(folder))
+    else:
+        look = next(looks(folder))
+    if print_status(look, as_json=as_json):
         raise typer.Exit(RunsFailed.exit_code)
 
 

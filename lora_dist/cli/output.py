@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from lora_dist.errors import UserError
 
 if TYPE_CHECKING:
-    from lora_dist.reporting.status_table import StatusRow
     from lora_dist.reporting.write import Report
     from lora_dist.store.record import Record
     from lora_dist.verbs.clean import Cleaned
     from lora_dist.verbs.compare import Failure
     from lora_dist.verbs.preview import Preview
+    from lora_dist.verbs.status import Look
 
 stdout = Console()
 stderr = Console(stderr=True)
@@ -118,13 +117,22 @@ def print_cleaned(found: Sequence[Cleaned], *, dry_run: bool) -> None:
     stdout.print(f"{freed / 2**20:,.1f} MiB {'would be freed' if dry_run else 'freed'}", highlight=False)
 
 
-def print_status(rows: Sequence[StatusRow], *, as_json: bool) -> bool:
+def print_status(look: Look, *, as_json: bool) -> bool:
     """The state of each run; returns whether some have failed."""
-    from lora_dist.reporting.status_table import status_table
+    from lora_dist.reporting.status_table import FAILED
 
     if as_json:
-        document = [{**asdict(row), "log": str(row.log) if row.log else None} for row in rows]
-        stdout.print(json.dumps(document, indent=2), markup=False, highlight=False, soft_wrap=True)
+        stdout.out(json.dumps([row.document() for row in look.rows], indent=2), highlight=False)
     else:
-        stdout.print(status_table(rows))
-    return any(row.state in ("failed", "refused", "stale") for row in rows)
+        stdout.print(status_view(look))
+    return any(row.state in FAILED for row in look.rows)
+
+
+def status_view(look: Look) -> RenderableType:
+    """The table that fits: of folders alone, or with what a cluster's jobs are at."""
+    from lora_dist.reporting.jobs_table import JobsTable
+    from lora_dist.reporting.status_table import status_table
+
+    if any(row.cluster for row in look.rows):
+        return JobsTable(look.rows, look.notes)
+    return status_table(look.rows)

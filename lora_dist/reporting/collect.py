@@ -12,9 +12,9 @@ from lora_dist.reporting.differences import with_differences
 from lora_dist.reporting.names import short_names, without_seed
 from lora_dist.reporting.pruned import pruned_notes
 from lora_dist.reporting.rows import Comparison, Group, Row, Source, settings_of
-from lora_dist.reporting.states import run_states
 from lora_dist.reporting.words import listed, many
 from lora_dist.store.folders import ExperimentFolder
+from lora_dist.store.states import run_states
 
 _HASH_SHOWN = 12
 
@@ -28,7 +28,11 @@ def collect(folders: Sequence[ExperimentFolder]) -> Comparison:
     """
     sources = _sources(folders)
     runs = [(source, run) for source in sources for run in expand(source.experiment)]
-    states = [state for source in sources for state in run_states(source.folder, expand(source.experiment))]
+    states = [
+        state
+        for source in sources
+        for state in run_states(source.folder, [run.id for run in expand(source.experiment)])
+    ]
     names = short_names([(source.name, run) for source, run in runs])
     rows = [Row(source.name, name, run, state) for (source, run), state, name in zip(runs, states, names, strict=True)]
     groups, problems = [], []

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_dist.config.experiment import Experiment, Run
-from lora_dist.reporting.states import RunState
 from lora_dist.store.folders import ExperimentFolder
 from lora_dist.store.record import Record
+from lora_dist.store.states import RunState
 
 QUALITY_SPLIT = "test"
 NO_DIFFERENCE = "no difference shown"

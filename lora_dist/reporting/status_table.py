@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -13,12 +14,41 @@ from rich.text import Text
 
 from lora_dist.config.expansion import expand
 from lora_dist.config.loading import load_experiment
-from lora_dist.reporting.states import RunState, State, run_states
 from lora_dist.reporting.table import state_style
 from lora_dist.reporting.words import NOTHING, duration, one_line
 from lora_dist.store.folders import ExperimentFolder
+from lora_dist.store.states import RunState, run_states
 
-_ORDER: tuple[State, ...] = ("running", "waiting", "failed", "refused", "interrupted", "stale", "completed")
+_ORDER = (
+    "running", "pending", "unknown", "waiting", "failed", "refused", "lost", "interrupted", "cancelled",
+    "stale", "completed",
+)  # fmt: skip
+FAILED = frozenset({"failed", "refused", "stale", "lost"})
+"""States of runs that have failed: somebody has to look."""
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    """What is known of a run beyond its folder, because a cluster's jobs do it."""
+
+    job: str
+    """123, or 123_4 for an element of an array; empty while it has none."""
+    scheduler_state: str
+    """SLURM's own word: PENDING, RUNNING, NODE_FAIL, ..."""
+    scheduler_reason: str
+    """Why it waits or ended, in SLURM's word."""
+    nodes: str
+    time_left_s: float | None
+    """Seconds until the job's time limit; None unless it runs under one."""
+    gpu_hours_useful: float
+    gpu_hours_lost: float
+    """GPUs x hours that came to nothing; see docs/launching.md."""
+    cause: str
+    """Of a run that did not end well, in a word: preempted, timeout, node_fail, out_of_memory, cancelled, ..."""
+    action: str
+    """What there is to do: wait, submit, resume, retry, retry_elsewhere, mend; empty when nothing is."""
+    next: str
+    """The command that does it; empty where none does."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +58,8 @@ class StatusRow:
     run: str
     """The run's id."""
     label: str
-    state: State
+    state: str
+    """As in the counts of `status_line`."""
     stage: str
     """What it does now; empty unless it runs."""
     done: int
@@ -39,6 +70,13 @@ class StatusRow:
     """Wall-clock seconds of all attempts so far."""
     reason: str
     log: Path | None
+    cluster: ClusterFacts | None = None
+    """None in an experiment that no job was submitted for."""
+
+    def document(self) -> dict[str, Any]:
+        """The row for JSON; the facts of a cluster stand among the others, where there are any."""
+        document = {**asdict(self), "log": str(self.log) if self.log else None}
+        return {**document, **(document.pop("cluster") or {})}
 
 
 def status_rows(folder: ExperimentFolder) -> list[StatusRow]:
@@ -48,7 +86,13 @@ def status_rows(folder: ExperimentFolder) -> list[StatusRow]:
         Refused, ConfigError: experiment.yaml is not an experiment.
     """
     runs = expand(load_experiment(folder.experiment))
-    return [_row(run.label, state) for run, state in zip(runs, run_states(folder, runs), strict=True)]
+    states = run_states(folder, [run.id for run in runs])
+    return [row_of(run.label, at) for run, at in zip(runs, states, strict=True)]
+
+
+def most_lively_first(rows: Sequence[StatusRow]) -> list[StatusRow]:
+    """The rows in the order of what may change soonest: what is cut off at the end of a screen is settled."""
+    return sorted(rows, key=lambda row: _ORDER.index(row.state))
 
 
 def status_line(rows: Sequence[StatusRow]) -> str:
@@ -80,7 +124,8 @@ def status_table(rows: Sequence[StatusRow]) -> Table:
     return table
 
 
-def _row(label: str, at: RunState) -> StatusRow:
+def row_of(label: str, at: RunState) -> StatusRow:
+    """A run as its folder and the ledger tell of it."""
     beat = at.beat
     return StatusRow(
         run=at.folder.id,

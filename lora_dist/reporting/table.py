@@ -71,7 +71,8 @@ def unfinished_table(rows: Sequence[Row]) -> Table:
 
 def state_style(state: str) -> str:
     """The colour of a run's state."""
-    return {"completed": "green", "running": "cyan", "waiting": "dim", "interrupted": "yellow"}.get(state, "red")
+    styles = {"completed": "green", "running": "cyan", "waiting": "dim", "pending": "dim"}
+    return styles.get(state) or ("yellow" if state in ("interrupted", "cancelled", "unknown") else "red")
 
 
 def _table(comparison: Comparison, columns: Sequence[Column], verdict_width: int) -> Table:

@@ -23,7 +23,8 @@ def close_lost_attempt(folder: RunFolder, outcome: str | None = None, message: s
         return
     if beat is not None:
         seconds = max(0.0, beat.time - beat.attempt_started)
-        write_event(folder.experiment.ledger, folder.id, ENDED, outcome=outcome or LOST, seconds=seconds)
+        reached = {"stage": beat.stage, "done": beat.done, "total": beat.total}  # says what of its work is lost
+        write_event(folder.experiment.ledger, folder.id, ENDED, outcome=outcome or LOST, seconds=seconds, **reached)
     if outcome is not None:
         folder.write_outcome(outcome, message)
     folder.heartbeat.unlink(missing_ok=True)

@@ -1,0 +1,117 @@
+"""GPU-hours of a run: what it was given, and how much of that came to nothing.
+
+The rule, over every start of every job of a run, the GPUs that it held times how long it held them:
+
+- an attempt that completed, or that saved and was interrupted, is useful, and so is the one that runs now;
+- an attempt that ended in any other way (killed, failed, refused, without a word) is useful in the share of its
+  steps that a later attempt went on from, where the ledger knows both; the rest of it is lost;
+- a start whose worker never began is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora_dist.dispatch.elements import Element
+from lora_dist.dispatch.scheduler_words import Job
+from lora_dist.store.histories import Attempt, History
+
+_SECONDS_PER_HOUR = 3600.0
+_CLOCKS_AGREE_S = 5.0
+_USEFUL = ("completed", "interrupted")
+
+
+@dataclass(frozen=True)
+class GpuHours:
+    """GPUs x hours of one run, over all its attempts."""
+
+    useful: float = 0.0
+    lost: float = 0.0
+    unseen_starts: int = 0
+    """Starts of its jobs that have no attempt in the ledger: they ended before their worker began."""
+
+
+def gpu_hours(elements: Sequence[Element], history: History, running_seconds: float) -> GpuHours:
+    """What the run was given, by the accounts where there are any, and else by the ledger.
+
+    Args:
+        running_seconds: how long the attempt that has not ended has run, or ran until its last heartbeat.
+    """
+    useful = lost = 0.0
+    unseen = 0
+    counted: set[int] = set()
+    for element in elements:
+        for restart, start in enumerate(_starts(element)):
+            mine = _attempts_in(start, restart, element, history)
+            counted.update(mine)
+            is_live = not start.has_ended and element.live is not None
+            share = _share(history, mine, is_live)
+            unseen += bool(not mine and start.has_ended and start.start is not None)
+            gpu_seconds = 0.0 if element.is_shared else _gpus(start, element, history, mine) * start.elapsed_s
+            useful, lost = useful + share * gpu_seconds, lost + (1 - share) * gpu_seconds
+    has_live = any(element.live and element.live.runs for element in elements)
+    for index, attempt in enumerate(history.attempts):
+        if index in counted or not attempt.gpus:
+            continue
+        is_newest = attempt is history.last
+        seconds = attempt.seconds if attempt.end else running_seconds if is_newest else 0.0
+        share = _share(history, [index], is_newest and has_live)
+        useful, lost = useful + share * attempt.gpus * seconds, lost + (1 - share) * attempt.gpus * seconds
+    return GpuHours(useful / _SECONDS_PER_HOUR, lost / _SECONDS_PER_HOUR, unseen)
+
+
+def _starts(element: Element) -> Sequence[Job]:
+    """Each start of a job, by sacct. squeue knows the newest alone, so it stands in only where sacct has none."""
+    if element.starts:
+        return element.starts
+    return [element.queued] if element.queued and element.queued.elapsed_s else []
+
+
+def _attempts_in(start: Job, restart: int, element: Element, history: History) -> list[int]:
+    """Which attempts ran in this start of a job: by what they say of it, or else by the clock."""
+    if not element.starts:  # squeue knows the newest start alone
+        same = [attempt.restart for attempt in history.attempts if attempt.job and element.has_started(attempt)]
+        restart = max(same, default=0)
+    return [
+        index
+        for index, attempt in enumerate(history.attempts)
+        if (element.has_started(attempt) and attempt.restart == restart if attempt.job else _is_during(attempt, start))
+    ]
+
+
+def _is_during(attempt: Attempt, start: Job) -> bool:
+    if start.start is None or not start.elapsed_s:
+        return False
+    end = start.end or start.start + start.elapsed_s
+    return start.start - _CLOCKS_AGREE_S <= attempt.started <= end + _CLOCKS_AGREE_S
+
+
+def _gpus(start: Job, element: Element, history: History, mine: Sequence[int]) -> int:
+    """GPUs of one start: as accounted, else as the worker counted them, else as they were asked for."""
+    if start.gpus is not None:
+        return start.gpus
+    told = [history.attempts[index].gpus for index in mine]
+    return next((gpus for gpus in told if gpus is not None), None) or int(element.submission.resources.get("gpus") or 0)
+
+
+def _share(history: History, mine: Sequence[int], is_live: bool) -> float:
+    """The share, from 0 to 1, of these attempts that is not lost."""
+    if is_live:
+        return 1.0
+    if not mine:
+        return 0.0
+    shares = [_useful_share(history, index) for index in mine]
+    weights = [history.attempts[index].seconds or 1.0 for index in mine]
+    return sum(share * weight for share, weight in zip(shares, weights, strict=True)) / sum(weights)
+
+
+def _useful_share(history: History, index: int) -> float:
+    attempt = history.attempts[index]
+    if attempt.outcome in _USEFUL:
+        return 1.0
+    reached = int(attempt.end.get("done") or 0) if attempt.end.get("stage") == "train" else 0
+    kept = [later.first_step for later in history.attempts[index + 1 :] if later.has_resumed]
+    if not kept or reached <= attempt.first_step:
+        return 0.0
+    return min(1.0, max(0.0, (kept[0] - attempt.first_step) / (reached - attempt.first_step)))
