@@ -227,13 +227,16 @@ def test_cancel_ends_what_waits_and_runs(cluster, tmp_path, tiny_model, problem_
 
 
 BAD = {
-    "partition": ("launch.slurm.partition=elsewhere", "launch.slurm.partition"),
-    "time": ("launch.slurm={partition: short, time: 60}", "launch.slurm.time"),
-    "GPUs": ("launch.slurm.gpus_per_node=1", "launch.slurm.gpus_per_node"),
-    "nodes": ("launch.slurm.nodes=3", "launch.slurm.nodes"),
-    "a batch that ranks do not divide": ("launch.slurm={ranks_per_node: 3}", "train.global_batch_size"),
-    "a profile that is not there": ("launch.slurm.profile=nowhere.yaml", "nowhere.yaml"),
-    "an account that the cluster refuses": ("launch.slurm={extra: {licenses: none}}", "launch.slurm"),
+    "partition": (["launch.slurm.partition=elsewhere"], "launch.slurm.partition"),
+    "time": (["launch.slurm={partition: short, time: 60}"], "launch.slurm.time"),
+    "GPUs": (["launch.slurm.gpus_per_node=1"], "launch.slurm.gpus_per_node"),
+    "nodes": (["launch.slurm.nodes=3"], "launch.slurm.nodes"),
+    "a batch that ranks do not divide": (
+        ["train.global_batch_size=7", "launch.slurm.nodes=2"],
+        "train.global_batch_size",
+    ),
+    "a profile that is not there": (["launch.slurm.profile=nowhere.yaml"], "nowhere.yaml"),
+    "what sbatch refuses": (["launch.slurm={extra: {licenses: none}}"], "launch.slurm"),
 }
 
 
@@ -247,9 +250,9 @@ def strict():
 def test_what_the_cluster_cannot_give_is_said_before_anything_is_submitted(
     strict, tmp_path, tiny_model, problem_files, case
 ):
-    override, key = BAD[case]
+    overrides, key = BAD[case]
     write(tmp_path, tiny_model, problem_files, arms={"full": METHODS["full"]}, train=TRAIN, launch=launch())
-    done = start(strict, tmp_path, "small.yaml", override)
+    done = start(strict, tmp_path, "small.yaml", *overrides)
     assert done.code == 2, done.out + done.err
     assert any(key in line for line in done.error_lines), done.err
     assert "Traceback" not in done.err

@@ -58,8 +58,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(recipes_app, name="recipes")
-app.command()(retry)
-app.command()(cancel)
 
 Words = Annotated[
     list[str] | None,
@@ -222,6 +220,10 @@ def status(
         look = next(looks(folder))
     if print_status(look, as_json=as_json):
         raise typer.Exit(RunsFailed.exit_code)
+
+
+app.command()(retry)
+app.command()(cancel)
 
 
 @app.command()

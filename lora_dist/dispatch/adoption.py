@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from lora_dist.dispatch.elements import GRACE_S, Orphans, element_of, orphans
 from lora_dist.dispatch.scheduler import Snapshot, seen_jobs
 from lora_dist.errors import ConfigError
 from lora_dist.store.folders import ExperimentFolder
 from lora_dist.store.ledger import Submission, read_submissions, write_abandoned, write_submitted
 
 _PATIENCE_S = 30.0
-_TAKES_S = 5.0
-"""sbatch may have been killed after the cluster had its job, and before the queue shows it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Live:
     """Its run's id; empty for a report."""
     state: str
     """SLURM's word."""
-    node: str
+    nodes: str
 
 
 def live_runs(folder: ExperimentFolder, *, adopt: bool = False) -> dict[str, str]:
@@ -48,50 +47,32 @@ def live_jobs(folder: ExperimentFolder, *, adopt: bool = False) -> list[Live]:
     submissions = [item for item in read_submissions(folder.ledger) if item.abandoned is None]
     if not submissions:
         return []
-    snapshot = _asked(submissions)
+    snapshot, found = _asked(submissions)
     if adopt:
-        submissions, snapshot = _adopted(submissions, snapshot, folder)
-    return [job for item in submissions for job in _live(item, snapshot)]
+        while found.unknown:  # too young: the cluster may have its job, and not show it yet
+            oldest = min(item.time for item in submissions if item.id in found.unknown)
+            time.sleep(max(0.1, oldest + GRACE_S - time.time()))
+            snapshot, found = _asked(submissions)
+        for submission, job in found.adopted.items():
+            write_submitted(folder.ledger, submission, job)
+        for submission in found.never_reached:
+            write_abandoned(folder.ledger, submission, "its submitter was killed before the cluster had it")
+    return [job for item in submissions for job in _live(item, item.job or found.adopted.get(item.id, ""), snapshot)]
 
 
-def _asked(submissions: Sequence[Submission]) -> Snapshot:
-    lost = [item for item in submissions if not item.job]
-    since = min((item.time for item in lost), default=time.time())
-    snapshot = seen_jobs(since, _PATIENCE_S, jobs=None if lost else [])
-    if not snapshot.queue_answers:
+def _asked(submissions: Sequence[Submission]) -> tuple[Snapshot, Orphans]:
+    """What the cluster says, and what became of those that no job is known of."""
+    lost = [item.time for item in submissions if not item.job]
+    snapshot = seen_jobs(min(lost, default=time.time()), _PATIENCE_S, jobs=None if lost else [])
+    if not snapshot.queue_answers or (lost and snapshot.has_accounting and not snapshot.accounts_answer):
         raise ConfigError(
-            key="launch.launcher", problem=f"the cluster says nothing: {snapshot.why_silent}", fix="try again later"
+            key="launch.launcher", problem=f"is slurm, and {snapshot.why_silent}", fix="try again when it answers"
         )
-    return snapshot
+    return snapshot, orphans(submissions, snapshot)
 
 
-def _live(item: Submission, snapshot: Snapshot) -> Iterator[Live]:
-    job = item.job or next(iter(snapshot.jobs_named(item.id)), "")
-    if not job:
-        return
-    runs = item.runs or ("",)
-    for element, run in enumerate(runs):
-        seen = snapshot.queued(f"{job}_{element}" if len(runs) > 1 else job)
-        if seen is not None and not seen.has_ended:
-            yield Live(f"{job}_{element}" if len(runs) > 1 else job, item.id, item.stage, run, seen.state, seen.nodes)
-
-
-def _adopted(
-    submissions: Sequence[Submission], snapshot: Snapshot, folder: ExperimentFolder
-) -> tuple[list[Submission], Snapshot]:
-    """Enter into the ledger what became of those that no job is known of."""
-    lost = [item for item in submissions if not item.job]
-    wait = max((item.time + _TAKES_S - time.time() for item in lost), default=0.0)
-    if wait > 0:
-        time.sleep(min(wait, _TAKES_S))
-        snapshot = _asked(submissions)
-    found = []
-    for item in submissions:
-        job = item.job or next(iter(snapshot.jobs_named(item.id)), "")
-        if not job:
-            write_abandoned(folder.ledger, item.id, "its submitter was killed before the cluster had it")
-            continue
-        if not item.job:
-            write_submitted(folder.ledger, item.id, job)
-        found.append(replace(item, job=job))
-    return found, snapshot
+def _live(item: Submission, job: str, snapshot: Snapshot) -> Iterator[Live]:
+    for index, run in enumerate(item.runs or ("",)):
+        element = element_of(item, job, index, snapshot)
+        if element.live is not None:
+            yield Live(element.job, item.id, item.stage, run, element.live.state, element.live.nodes)

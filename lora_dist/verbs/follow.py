@@ -19,7 +19,7 @@ def follow(folder: ExperimentFolder, tell: Callable[[str], None]) -> None:
     """
     before: dict[str, str] = {}
     while live := live_jobs(folder):
-        now = {job.job: f"{job.run or job.stage}: {job.state}{f' on {job.node}' if job.node else ''}" for job in live}
+        now = {job.job: f"{job.run or job.stage}: {job.state}{f' on {job.nodes}' if job.nodes else ''}" for job in live}
         for job, line in now.items():
             if before.get(job) != line:
                 tell(f"{job} {line}")
