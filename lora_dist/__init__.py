@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from lora_dist.config.loading import load_experiment
     from lora_dist.errors import LoraDistError, UserError
     from lora_dist.store.record import Record
+    from lora_dist.verbs.cancel import cancel
     from lora_dist.verbs.clean import clean
     from lora_dist.verbs.compare import compare
     from lora_dist.verbs.evaluate import evaluate, evaluate_model
     from lora_dist.verbs.plan import plan
     from lora_dist.verbs.prune import prune
     from lora_dist.verbs.report import report
+    from lora_dist.verbs.retry import retry
     from lora_dist.verbs.status import status
+    from lora_dist.verbs.submit import submit
     from lora_dist.verbs.train import train
 
 __version__ = "0.1.0"
@@ -31,6 +34,7 @@ _HOMES = {
     "Record": "lora_dist.store.record",
     "Run": "lora_dist.config.experiment",
     "UserError": "lora_dist.errors",
+    "cancel": "lora_dist.verbs.cancel",
     "clean": "lora_dist.verbs.clean",
     "compare": "lora_dist.verbs.compare",
     "evaluate": "lora_dist.verbs.evaluate",
@@ -39,7 +43,9 @@ _HOMES = {
     "plan": "lora_dist.verbs.plan",
     "prune": "lora_dist.verbs.prune",
     "report": "lora_dist.verbs.report",
+    "retry": "lora_dist.verbs.retry",
     "status": "lora_dist.verbs.status",
+    "submit": "lora_dist.verbs.submit",
     "train": "lora_dist.verbs.train",
 }
 
@@ -49,6 +55,7 @@ __all__ = [
     "Record",
     "Run",
     "UserError",
+    "cancel",
     "clean",
     "compare",
     "evaluate",
@@ -57,7 +64,9 @@ __all__ = [
     "plan",
     "prune",
     "report",
+    "retry",
     "status",
+    "submit",
     "train",
 ]
 

@@ -97,6 +97,6 @@ def test_help_and_the_light_verbs_import_no_torch():
 def test_the_public_names_are_these():
     names = run_python("import lora_dist; print([getattr(lora_dist, n) and n for n in lora_dist.__all__])")
     assert names == str(
-        ["Experiment", "LoraDistError", "Record", "Run", "UserError", "clean", "compare", "evaluate", "evaluate_model",
-         "load_experiment", "plan", "prune", "report", "status", "train"]
+        ["Experiment", "LoraDistError", "Record", "Run", "UserError", "cancel", "clean", "compare", "evaluate",
+         "evaluate_model", "load_experiment", "plan", "prune", "report", "retry", "status", "submit", "train"]
     )  # fmt: skip

@@ -10,6 +10,7 @@ from lora_dist.config.launch import LaunchSection
 from lora_dist.dispatch.accelerate import Ranks
 from lora_dist.dispatch.devices import gpus_here
 from lora_dist.dispatch.slots import Slot, in_process, local_slots
+from lora_dist.errors import ConfigError
 from lora_dist.world import World
 
 
@@ -34,6 +35,12 @@ def launcher_of(launch: LaunchSection, runs: Sequence[Run]) -> Launcher:
     """
     if launch.launcher == "inline":
         return inline(runs)
+    if launch.launcher == "slurm":
+        raise ConfigError(
+            key="launch.launcher",
+            problem="is slurm, and this is done on this machine",
+            fix="submit it (`lora-dist compare`, or submit in Python), or set it to inline, local or accelerate",
+        )
     gpus = gpus_here()
     if launch.launcher == "accelerate":
         ranks = Ranks(launch, gpus)

@@ -65,15 +65,16 @@ def compare(experiment: Experiment, *, listener: Listener | None = None) -> Comp
         make_run_folders(experiment, runs, folder)
         for run in runs:
             listener.skipped(run, folder.run(run.id))
-    return _result(runs, folder)
+    return result_in(runs, folder)
 
 
 def result_of(experiment: Experiment) -> ComparisonResult:
     """What there is of a comparison now; the report is written anew."""
-    return _result(expand(experiment), folder_of(experiment))
+    return result_in(expand(experiment), folder_of(experiment))
 
 
-def _result(runs: list[Run], folder: ExperimentFolder) -> ComparisonResult:
+def result_in(runs: list[Run], folder: ExperimentFolder) -> ComparisonResult:
+    """What these runs have left in the folder; the report is written anew."""
     report = write_report([folder], folder.report)
     return ComparisonResult(folder, records_of(runs, folder), failures_of(runs, folder), report)
 

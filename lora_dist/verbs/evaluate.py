@@ -13,14 +13,13 @@ from lora_dist.dispatch.events import Listener
 from lora_dist.dispatch.launchers import inline
 from lora_dist.dispatch.queue import Queue
 from lora_dist.errors import ConfigError, ModelError, StorageError
-from lora_dist.reporting.write import write_report
 from lora_dist.store.atomic import write_text
 from lora_dist.store.folders import ExperimentFolder, dump_yaml
 from lora_dist.store.lock import holder
 from lora_dist.store.record import Record
 from lora_dist.team import Team
 from lora_dist.training.stop import StopFlag
-from lora_dist.verbs.compare import ComparisonResult, failures_of, records_of
+from lora_dist.verbs.compare import ComparisonResult, result_in
 from lora_dist.verbs.folders import folder_of, make_run_folders
 from lora_dist.verbs.train import Progress, silent
 
@@ -51,8 +50,7 @@ def evaluate(experiment: Experiment, *, listener: Listener | None = None) -> Com
             write_text(run_folder.config, dump_yaml(run.located().model_dump(mode="json")))
             run_folder.record.unlink(missing_ok=True)
         Queue(nursery, runs, folder, launcher.slots, listener, stop).work()
-    report = write_report([folder], folder.report)
-    return ComparisonResult(folder, records_of(runs, folder), failures_of(runs, folder), report)
+    return result_in(runs, folder)
 
 
 def evaluate_model(experiment: Experiment, *, adapter: Path | None = None, progress: Progress | None = None) -> Record:
