@@ -28,4 +28,6 @@ def test_an_installed_wheel_lists_recipes_and_previews_one(tmp_path):
     find = "from lora_dist.assets import launch_config_path as p; print(p('zero2').read_text(), p('zero2'))"
     assert str(tmp_path / "site" / "lora_dist" / "_assets") in run(sys.executable, "-c", find, **outside)
     assert (tmp_path / "site" / "lora_dist" / "_assets" / "ds_configs" / "zero3.json").is_file()
+    shipped = (tmp_path / "site" / "lora_dist" / "_assets" / "slurm").iterdir()
+    assert {path.name for path in shipped} == {path.name for path in (REPOSITORY / "slurm").iterdir()}
     assert (tmp_path / "site" / "lora_dist" / "reporting" / "templates" / "page.html.j2").is_file()

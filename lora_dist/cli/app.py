@@ -14,7 +14,7 @@ import typer.core
 
 from lora_dist.assets import user_path
 from lora_dist.cli.arguments import experiment_of
-from lora_dist.cli.jobs import cancel, retry, submit_comparison
+from lora_dist.cli.jobs import cancel, prepare_comparison, retry, submit_comparison
 from lora_dist.cli.output import (
     finish,
     print_comparison,
@@ -84,9 +84,15 @@ def compare(
     gpus_per_run: Annotated[int | None, typer.Option(help="With --launcher local: GPUs of each run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs (or jobs), start nothing.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="With --launcher slurm: follow the jobs to their end.")] = False,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Check the runs, tokenise and make their folders; start none.")
+    ] = False,
 ) -> None:
     """Do every run of every arm, then show the comparison. The same command resumes."""
     experiment = experiment_of(words, launcher=launcher, gpus_per_run=gpus_per_run)
+    if prepare:
+        prepare_comparison(experiment)
+        return
     if experiment.launch.launcher == "slurm":
         result = submit_comparison(experiment, dry_run=dry_run, wait=wait)
         if result is not None:

@@ -38,6 +38,17 @@ def submit_comparison(experiment: Experiment, *, dry_run: bool, wait: bool) -> C
     return result_of(experiment)
 
 
+def prepare_comparison(experiment: Experiment) -> None:
+    """Make everything that comes before the runs; a line for each folder that is to be worked on."""
+    from lora_dist.cli.progress import ProgressView
+    from lora_dist.verbs.prepare import prepare
+
+    with ProgressView() as view:
+        folders = prepare(experiment, listener=view)
+    for folder in folders:
+        stdout.print(str(folder), markup=False, highlight=False, soft_wrap=True)
+
+
 def retry(
     folder: Folder,
     runs: Annotated[
