@@ -32,7 +32,7 @@ def recipe_path(name: str) -> Path:
 
 
 def shipped_folder(name: str) -> Path:
-    """The folder `launch`, `ds_configs` or `slurm`: at the top of a checkout, within the package where a wheel is installed."""
+    """The folder `launch`, `ds_configs` or `slurm`: at the top of a checkout, in the package of an installed wheel."""
     installed = PACKAGE / "_assets" / name
     return installed if installed.is_dir() else PACKAGE.parent / name
 
