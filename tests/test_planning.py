@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lora_dist.config.sections import TrainSection
 from lora_dist.errors import ConfigError
 from lora_dist.planning.batches import plan_batches, plan_steps
-from lora_dist.world import World, _of_srun, current_world, refuse_ranks, without_launcher
+from lora_dist.world import World, current_world, meeting_place, refuse_ranks, without_launcher
 
 
 @given(st.integers(1, 4096), st.integers(1, 64))
@@ -68,10 +68,10 @@ def test_the_tasks_of_an_srun_are_ranks_that_meet_at_the_first_node(nodes, first
     task = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "812",
             "SLURM_STEP_ID": "2", "SLURM_STEP_NODELIST": nodes}  # fmt: skip
     assert current_world(task) == World(3, 4, 1, "ddp")
-    found = _of_srun(task)
+    found = meeting_place(task)
     assert found["MASTER_ADDR"] == first
     assert 20_000 <= int(found["MASTER_PORT"]) < 30_000
-    assert _of_srun(task | {"SLURM_STEP_ID": "3"})["MASTER_PORT"] != found["MASTER_PORT"]
+    assert meeting_place(task | {"SLURM_STEP_ID": "3"})["MASTER_PORT"] != found["MASTER_PORT"]
 
 
 def test_a_launcher_within_a_job_step_and_a_batch_script_are_taken_for_what_they_are():

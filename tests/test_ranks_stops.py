@@ -91,7 +91,9 @@ def test_a_stopped_job_goes_on_bit_for_bit(tmp_path, tiny_model, problem_files, 
         assert process.returncode == (4 if strategy == "plain" else 1)
         assert steps[0] >= STOP_AT, "it was saved where it stopped"
     else:
-        assert steps[0] == 12
+        assert steps[0] in (12, 18), (
+            "a periodic one; on a busy machine a rank is a few steps on before the signal meets it"
+        )
         if how == KILLING[0] and strategy != "plain":
             assert outcome(folder)["outcome"] == "failed"
             assert "another rank was lost" in outcome(folder)["message"]
