@@ -129,17 +129,22 @@ def power_cut(cluster, _job: str) -> None:
     cluster.node_on(2)
 
 
+def worker_killed(cluster, _job: str) -> None:
+    assert cluster.in_node(2, "pkill", "-KILL", "-f", "lora_dist work").code == 0
+
+
 def controller_restarted(cluster, _job: str) -> None:
     cluster.controller_off()
     cluster.controller_on()
 
 
 FAULTS = {
-    "signal": (signalled, ["signal"]),
-    "preempted": (preempted, ["preempted"]),
-    "timeout": (out_of_time, ["timeout"]),
-    "power cut": (power_cut, []),  # the cluster starts the job again by itself
-    "controller restarted": (controller_restarted, []),
+    "signal": (signalled, [["signal"]]),
+    "preempted": (preempted, [["preempted"]]),
+    "timeout": (out_of_time, [["timeout"]]),
+    "power cut": (power_cut, [["rank_lost"], []]),  # unless the cluster is faster, and starts the job again by itself
+    "worker killed": (worker_killed, [["rank_lost"]]),
+    "controller restarted": (controller_restarted, [[]]),
 }
 
 
@@ -158,8 +163,8 @@ def test_a_disturbed_job_ends_with_the_bytes_of_an_undisturbed_one(
     all_ended(cluster)
     assert weights(tmp_path, "full") == weights(calm, "full")
     assert scores(tmp_path) == scores(calm)
-    assert [event["cause"] for event in events(tmp_path, "requeued")] == causes
-    assert len(events(tmp_path, "resumed")) == len(causes)
+    assert [event["cause"] for event in events(tmp_path, "requeued")] in causes
+    assert len(events(tmp_path, "resumed")) == (fault in ("signal", "preempted", "timeout")), "those had saved"
     assert trained_steps(tmp_path, "full") == LONG["max_steps"]
 
 

@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_dist.errors import ConfigError
+from lora_dist.store.attempts import RANK_LOST
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.heartbeat import Beat, read_beat
 from lora_dist.store.ledger import requeues_of, write_requeued
 from lora_dist.world import SlurmJob
 
 log = logging.getLogger(__name__)
-Cause = Literal["preempted", "timeout", "signal"]
+Cause = Literal["preempted", "timeout", "signal", "rank_lost"]
 
 _PATIENCE_S = 60.0
 _RUNS_AGAIN_ALREADY = ("pending execution", "requeue", "already")
 _MARGIN_S = 60.0
+MOST_LOSSES = 3
+"""How often a run whose ranks lose each other goes back to the queue: a node may have failed, or memory run out."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,22 @@ class Requeue:
         """
         if heard != signal.SIGUSR2:
             return False
-        beat = read_beat(folder.heartbeat)
-        step = beat.done if beat else 0
-        cause = self._cause()
+        beat, cause = read_beat(folder.heartbeat), self._cause()
         if cause == "timeout":
-            self._refuse_standstill(folder, beat, step)
-        write_requeued(
-            folder.experiment.ledger,
-            folder.id,
-            cause=cause,
-            job=self.job.id,
-            step=step,
-            steps=beat.total if beat else 0,
-            stage=beat.stage if beat else "",
-        )
-        self._give_back()
+            self._refuse_standstill(folder, beat, beat.done if beat else 0)
+        self._give_back(folder, cause, beat)
+        return True
+
+    def after_loss(self, folder: RunFolder) -> bool:
+        """Give the job back to the queue if its ranks have lost each other, so many times; whether it will run again.
+
+        A node that fails is seen by the ranks on the others before the cluster misses it.
+        """
+        told = folder.read_outcome() or {}
+        before = [event for event in requeues_of(folder.experiment.ledger, folder.id) if event["cause"] == "rank_lost"]
+        if not str(told.get("message")).startswith(RANK_LOST) or len(before) >= MOST_LOSSES:
+            return False
+        self._give_back(folder, "rank_lost", read_beat(folder.heartbeat))
         return True
 
     def _refuse_standstill(self, folder: RunFolder, beat: Beat | None, step: int) -> None:
@@ -86,8 +90,17 @@ class Requeue:
             return "signal"
         return "timeout" if left <= self.signal_seconds + _MARGIN_S else "signal"
 
-    def _give_back(self) -> None:
+    def _give_back(self, folder: RunFolder, cause: Cause, beat: Beat | None) -> None:
         """`scontrol requeue`; after a preemption the cluster has done it already, and says so as an error."""
+        write_requeued(
+            folder.experiment.ledger,
+            folder.id,
+            cause=cause,
+            job=self.job.id,
+            step=beat.done if beat else None,
+            steps=beat.total if beat else None,
+            stage=beat.stage if beat else "",
+        )
         command = ["scontrol", "requeue", self.job.id]
         done = subprocess.run(  # noqa: S603 - a job's id
             command, capture_output=True, text=True, check=False, timeout=_PATIENCE_S

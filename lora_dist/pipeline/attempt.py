@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from lora_dist.errors import Interrupted, LoraDistError, UserError
-from lora_dist.store.attempts import close_lost_attempt
+from lora_dist.store.attempts import RANK_LOST, close_lost_attempt
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.ledger import ENDED, STARTED, write_event
 from lora_dist.team import Team
@@ -80,4 +80,4 @@ def _end_of(error: BaseException | None) -> tuple[str, str, dict[str, Any]]:
         return "failed", str(error), {}
     said = traceback.format_exception_only(error)[-1].strip()
     lost = any(sign in said for sign in ("Connection closed by peer", "Connection reset by peer", "gloo/transport"))
-    return "failed", "another rank was lost (killed, or out of memory); see the log" if lost else said, {}
+    return "failed", f"{RANK_LOST} (killed, or out of memory); see the log" if lost else said, {}

@@ -8,6 +8,8 @@ from lora_dist.store.ledger import ENDED, write_event
 
 LOST = "lost"
 STOPPED = "stopped before it could save; its newest checkpoint is kept"
+RANK_LOST = "another rank was lost"
+"""How the message begins of a run that failed because a rank of it was gone."""
 FINISHED = "done"
 """The stage of the last beat of an attempt that came to its end."""
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lora_dist.dispatch.requeue import Requeue
 from lora_dist.errors import Interrupted, StorageError
 from lora_dist.store.atomic import make_folder
 from lora_dist.store.folders import ExperimentFolder, RunFolder
@@ -18,7 +19,7 @@ from lora_dist.team import Team
 from lora_dist.training.stop import StopFlag
 from lora_dist.verbs.report import report
 from lora_dist.verbs.train import silent
-from lora_dist.world import SlurmJob, current_job, current_world
+from lora_dist.world import current_job, current_world
 
 
 def work_on(path: Path) -> Record | None:
@@ -89,14 +90,12 @@ def _do_job(path: Path) -> Record | None:
                 raise
             if not current_world().is_first:
                 return None  # srun would kill the first rank for another's exit code
-            _go_on_later(job, folder, told["signal_seconds"], error)
+            Requeue(job, told["signal_seconds"]).after_stop(folder, error.signal)
             raise
-
-
-def _go_on_later(job: SlurmJob, folder: RunFolder, signal_seconds: int, error: Interrupted) -> None:
-    from lora_dist.dispatch.requeue import Requeue
-
-    Requeue(job, signal_seconds).after_stop(folder, error.signal)
+        except Exception:
+            if job is not None and current_world().is_first:
+                Requeue(job, told["signal_seconds"]).after_loss(folder)
+            raise
 
 
 def _read_job(path: Path) -> dict[str, Any]:
