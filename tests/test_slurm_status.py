@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import time
 from datetime import datetime
@@ -16,7 +18,6 @@ from lora_dist.config.expansion import expand
 from lora_dist.config.loading import load_experiment
 from lora_dist.dispatch.elements import orphans
 from lora_dist.dispatch.scheduler import seen_jobs
-from lora_dist.dispatch.scheduler_words import gpus_in, ids_in, moment_of, sacct_jobs, seconds_of, squeue_jobs, state_of
 from lora_dist.store.atomic import make_folder
 from lora_dist.store.folders import ExperimentFolder, dump_yaml
 from lora_dist.store.ledger import read_submissions, write_event, write_requeued, write_submitted, write_submitting
@@ -212,26 +213,6 @@ def test_status_of_a_cluster_imports_no_torch(tmp_path, scheduler):
         "import sys; from lora_dist.verbs.status import status; "
         f"status({str(case.folder.path)!r}); print('torch' in sys.modules)"
     )
-    import os
-    import subprocess
-
     env = {**os.environ, **scheduler(lines(""), lines(""))}
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=env, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
-
-
-def test_slurm_s_words_are_read_as_it_means_them():
-    assert ids_in("12_[0,3-7:2%2]") == ["12_0", "12_3", "12_5", "12_7"]
-    assert ids_in("12") == ["12"]
-    assert ids_in("12_[1-3,9...]")[-1] == "12_..."
-    assert state_of("CANCELLED by 1000") == ("CANCELLED", "by 1000")
-    assert state_of("OUT_OF_ME+") == ("OUT_OF_MEMORY", "")
-    assert [seconds_of(text) for text in ("90", "1:30", "2:01:30", "1-00:00:01", "UNLIMITED")] == [
-        90, 90, 7290, 86401, None,
-    ]  # fmt: skip
-    assert moment_of("1700000000") == 1_700_000_000
-    assert gpus_in("billing=2,cpu=2,gres/gpu:a100=2,gres/gpu=2") == 2
-    assert gpus_in("billing=2,cpu=2") is None
-    (job,) = squeue_jobs("3|RUNNING|gpu[01-02]|1:00|N/A|N/A|None|a|b|c.abcd1234|lora_dist x")
-    assert job.name.startswith("a")
-    assert list(sacct_jobs("a line of another shape")) == []

@@ -143,21 +143,19 @@ class _Question:
         """What it printed, and why that is nothing; waits until `deadline` on the monotonic clock."""
         if self._process is None:
             return "", self._why
-        started_waiting = time.monotonic()
         try:
-            code = self._process.wait(timeout=max(0.0, deadline - started_waiting))
+            code = self._process.wait(timeout=max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             return "", "did not answer in time"
-        said = self._read(self._err)
         if code != 0:
-            return "", f"failed: {said or f'exit code {code}'}"
-        return self._read(self._out, whole=True), ""
+            lines = self._read(self._err).strip().splitlines() or [f"exit code {code}"]
+            return "", f"failed: {lines[-1]}"  # the last one sums up
+        return self._read(self._out), ""
 
     @staticmethod
-    def _read(file: IO[bytes], *, whole: bool = False) -> str:
+    def _read(file: IO[bytes]) -> str:
         file.seek(0)
-        text = file.read().decode(errors="replace")
-        return text if whole else " ".join(text.split())[:300]
+        return file.read().decode(errors="replace")
 
     def end(self) -> None:
         """Kill it if it still runs, with all that it has started."""
