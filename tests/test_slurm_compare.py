@@ -261,7 +261,29 @@ def test_what_the_cluster_cannot_give_is_said_before_anything_is_submitted(
     assert done.code == 2, done.out + done.err
     assert any(key in line for line in done.error_lines), done.err
     assert "Traceback" not in done.err
-    assert not strict.run("squeue", "--noheader", "--states=all").out.strip()
+    assert not events(tmp_path, "submitted")
+    assert not strict.run("squeue", "--noheader").out.strip()
+
+
+def test_where_the_cluster_refuses_one_job_none_is_left(strict, tmp_path, tiny_model, problem_files):
+    write(tmp_path, tiny_model, problem_files, arms={"base": METHODS["base"], "full": METHODS["full"]}, train=TRAIN,
+          launch=launch(jobs={"full": {"constraint": "nowhere"}}))  # fmt: skip
+    done = start(strict, tmp_path, "small.yaml")
+    assert done.code == 2, done.out + done.err
+    assert "launch.slurm" in done.error_lines[0]
+    all_ended(strict)
+    assert not list(tmp_path.glob("runs/small/*/record.json"))
+    assert len(events(tmp_path, "cancelled")) == len(events(tmp_path, "abandoned")) == 1
+
+
+def test_a_dry_run_shows_the_jobs_and_writes_nothing(strict, tmp_path, tiny_model, problem_files):
+    write(tmp_path, tiny_model, problem_files, arms=ARMS, launch=launch(array_cap=2, jobs=TWO_NODES))
+    done = start(strict, tmp_path, "small.yaml", "--dry-run")
+    assert done.code == 0, done.err
+    assert "#SBATCH --array=0-2%2" in done.out
+    assert "#SBATCH --nodes=2" in done.out
+    assert "6 jobs. Nothing was submitted." in done.out
+    assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 
 def test_without_a_cluster_the_launcher_is_refused(tmp_path, tiny_model, problem_files):

@@ -24,7 +24,6 @@ from lora_dist.store.atomic import storage_errors, write_json
 from lora_dist.store.folders import ExperimentFolder
 from lora_dist.store.ledger import write_abandoned, write_submitted, write_submitting
 
-_USUAL_MINUTES = 60
 _LONGEST_NAME = 100
 
 
@@ -125,7 +124,7 @@ class Submitter:
             "partition": ask.partition,
             "account": ask.account,
             "qos": ask.qos,
-            "time": minutes_of(ask.time) if ask.time else _USUAL_MINUTES,
+            "time": minutes_of(ask.time) if ask.time else None,
             "nodes": ranks.nodes,
             "ntasks_per_node": ranks.per_node,
             "cpus_per_task": ask.cpus_per_rank,
@@ -144,9 +143,9 @@ class Submitter:
         more: dict[str, Any] = {"requeue": True, "kill-on-invalid-dep": "yes", **self.slurm.extra}
         if ask.reservation:
             more["reservation"] = ask.reservation
-        return {name: value for name, value in found.items() if value is not None or name == "wckey"} | {
-            "additional_parameters": more
-        }
+        # submitit has values of its own for these two, which None takes away.
+        kept = {name: value for name, value in found.items() if value is not None or name in ("time", "wckey")}
+        return {**kept, "additional_parameters": more}
 
 
 class _Refusal(Exception):

@@ -50,11 +50,6 @@ def resumed_steps(ledger: Path, run_id: str) -> list[int]:
     return [line["step"] for line in read_lines(ledger) if line.get("run") == run_id and line.get("event") == RESUMED]
 
 
-def job_name(experiment: str, stage: JobStage, submission: str) -> str:
-    """The name of a job. It ends in the submission: so a submitter that was killed finds its jobs again."""
-    return f"{experiment}.{stage}.{submission}"
-
-
 def is_job_of(name: str, submission: str) -> bool:
     """Whether a job of this name is the submission's."""
     return bool(submission) and name.endswith(f".{submission}")
@@ -74,7 +69,7 @@ def write_submitting(
 
     Args:
         submission: 8 hex that no other submission has.
-        job_name: it ends in `.<submission>` (see `job_name`).
+        job_name: it ends in `.<submission>`, so that a submitter that was killed finds its jobs again.
         runs: run ids in the order of the array; element i of the job does runs[i]. A job without elements does all.
         resources: what one element gets; `status` reads `nodes`, and `gpus` over all of its nodes.
         after: the submissions that have to end well before this one starts.

@@ -12,12 +12,13 @@ from lora_dist.config.profile import with_profile
 from lora_dist.dispatch.adoption import live_runs
 from lora_dist.dispatch.checks import check_runs
 from lora_dist.dispatch.children import Nursery
-from lora_dist.dispatch.cluster import Cluster, problems_with, read_cluster
+from lora_dist.dispatch.cluster import Cluster, end_jobs, problems_with, read_cluster
 from lora_dist.dispatch.events import Listener
 from lora_dist.dispatch.job_graph import JobPlan, plan_jobs
 from lora_dist.dispatch.submission import Submitted, Submitter
-from lora_dist.errors import raise_together
+from lora_dist.errors import ConfigError, raise_together
 from lora_dist.store.folders import ExperimentFolder
+from lora_dist.store.ledger import write_cancelled
 from lora_dist.store.lock import exclusive
 from lora_dist.training.stop import StopFlag
 from lora_dist.verbs.folders import check_pruned, claimed, folder_of, make_run_folders, unfinished
@@ -120,7 +121,15 @@ def _checked(runs: Sequence[Run], launch: LaunchSection, folder: ExperimentFolde
 
 
 def _submit_all(plans: Sequence[JobPlan], submitter: Submitter) -> list[Submitted]:
+    """Submit all of them, or none: where the cluster refuses one, those before it are ended again."""
     jobs: list[Submitted] = []
-    for plan in plans:
-        jobs.append(submitter.submit(plan, [jobs[place] for place in plan.after]))
+    try:
+        for plan in plans:
+            jobs.append(submitter.submit(plan, [jobs[place] for place in plan.after]))
+    except ConfigError:
+        if jobs:
+            end_jobs([job.job for job in jobs])
+        for job in jobs:
+            write_cancelled(submitter.folder.ledger, job.submission)
+        raise
     return jobs
