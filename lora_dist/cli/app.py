@@ -4,48 +4,25 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import typer.core
 
 from lora_dist.assets import user_path
 from lora_dist.cli.arguments import experiment_of
+from lora_dist.cli.exits import Commands, run_to_exit
 from lora_dist.cli.jobs import cancel, prepare_comparison, retry, submit_comparison
 from lora_dist.cli.output import (
     finish,
     print_comparison,
     print_failure,
-    print_lines,
-    print_refusal,
     print_runs,
-    print_usage_error,
     stdout,
 )
 from lora_dist.cli.recipes import recipes_app
-from lora_dist.errors import Interrupted, LoraDistError, RunsFailed, UserError
-
-FIRST_SPEAKS_S = 1.0
-"""A rank that repeats what rank 0 raised is silent, and waits: a launcher ends all ranks as soon as one has ended."""
-
-
-class Commands(typer.core.TyperGroup):
-    """The verbs, with Ctrl-C as an error of our own: typer (0.29) would make it exit code 130."""
-
-    def invoke(self, ctx: typer.Context) -> Any:
-        """Do the verb.
-
-        Raises:
-            Interrupted: by Ctrl-C.
-        """
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted from None
-
+from lora_dist.errors import Interrupted, RunsFailed, UserError
 
 app = typer.Typer(
     name="lora-dist",
@@ -279,32 +256,6 @@ def _show(result) -> None:
         )
 
 
-def _print_error(error: LoraDistError) -> None:
-    if isinstance(error, UserError):
-        print_refusal(error)
-    else:
-        print_lines(str(error))
-
-
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    try:
-        code = app(standalone_mode=False)
-    except LoraDistError as error:
-        if error.is_told_by_first:
-            time.sleep(FIRST_SPEAKS_S)
-        else:
-            _print_error(error)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        print_lines(str(Interrupted()))
-        sys.exit(Interrupted.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe has gone: nobody is left to be told
-        sys.exit(0)
-    except Exception as error:
-        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # a usage error of click
-            print_usage_error(error.format_message())
-            sys.exit(UserError.exit_code)
-        raise
-    sys.exit(code or 0)
+    run_to_exit(app)
