@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lora_dist.cli.output import finish, print_lines, stdout
+from lora_dist.cli.output import finish, stdout
 
 if TYPE_CHECKING:
     from lora_dist.config.experiment import Experiment
@@ -30,11 +30,11 @@ def submit_comparison(experiment: Experiment, *, dry_run: bool, wait: bool) -> C
     print_submission(found)
     if not wait:
         return None
-    from lora_dist.verbs.follow import follow
-
-    follow(found.folder, lambda line: print_lines(line))
+    from lora_dist.cli.watch import follow
     from lora_dist.verbs.compare import result_of
+    from lora_dist.verbs.status import looks
 
+    follow(looks(found.folder.path))
     return result_of(experiment)
 
 
