@@ -122,8 +122,10 @@ def print_status(look: Look, *, as_json: bool) -> bool:
     from lora_dist.reporting.status_table import FAILED
 
     if as_json:
-        # Not through rich, which takes half a second to look through what 2,000 runs say.
-        stdout.file.write(json.dumps([row.document() for row in look.rows], indent=2) + "\n")
+        # A row per line, and not through rich: for 2,000 runs an indented document takes a tenth of a second more,
+        # and rich half a second to look through it.
+        lines = ",\n".join(json.dumps(row.document()) for row in look.rows)
+        stdout.file.write(f"[\n{lines}\n]\n")
     else:
         stdout.print(status_view(look))
     return any(row.state in FAILED for row in look.rows)

@@ -2,7 +2,8 @@
 
 The rule, over every start of every job of a run, the GPUs that it held times how long it held them:
 
-- an attempt that completed, or that saved and was interrupted, is useful, and so is the one that runs now;
+- an attempt that completed, or that saved and was interrupted, is useful, and so are the one that runs now and the
+  newest one of a run that has its record, whether or not it lived to write down its end;
 - an attempt that ended in any other way (killed, failed, refused, without a word) is useful in the share of its
   steps that a later attempt went on from, where the ledger knows both; the rest of it is lost;
 - a start whose worker never began is lost.
@@ -32,11 +33,12 @@ class GpuHours:
     """Starts of its jobs that have no attempt in the ledger: they ended before their worker began."""
 
 
-def gpu_hours(elements: Sequence[Element], history: History, running_seconds: float) -> GpuHours:
+def gpu_hours(elements: Sequence[Element], history: History, running_seconds: float, *, is_completed: bool) -> GpuHours:
     """What the run was given, by the accounts where there are any, and else by the ledger.
 
     Args:
         running_seconds: how long the attempt that has not ended has run, or ran until its last heartbeat.
+        is_completed: whether the run has its record.
     """
     useful = lost = 0.0
     unseen = 0
@@ -46,7 +48,8 @@ def gpu_hours(elements: Sequence[Element], history: History, running_seconds: fl
             mine = _attempts_in(start, restart, element, history)
             counted.update(mine)
             is_live = not start.has_ended and element.live is not None
-            share = _share(history, mine, is_live)
+            has_made_it = is_completed and len(history.attempts) - 1 in mine
+            share = _share(history, mine, is_live or has_made_it)
             unseen += bool(not mine and start.has_ended and start.start is not None)
             gpu_seconds = 0.0 if element.is_shared else _gpus(start, element, history, mine) * start.elapsed_s
             useful, lost = useful + share * gpu_seconds, lost + (1 - share) * gpu_seconds
@@ -56,7 +59,7 @@ def gpu_hours(elements: Sequence[Element], history: History, running_seconds: fl
             continue
         is_newest = attempt is history.last
         seconds = attempt.seconds if attempt.end else running_seconds if is_newest else 0.0
-        share = _share(history, [index], is_newest and has_live)
+        share = _share(history, [index], is_newest and (has_live or is_completed))
         useful, lost = useful + share * attempt.gpus * seconds, lost + (1 - share) * attempt.gpus * seconds
     return GpuHours(useful / _SECONDS_PER_HOUR, lost / _SECONDS_PER_HOUR, unseen)
 
@@ -95,9 +98,9 @@ def _gpus(start: Job, element: Element, history: History, mine: Sequence[int]) -
     return next((gpus for gpus in told if gpus is not None), None) or int(element.submission.resources.get("gpus") or 0)
 
 
-def _share(history: History, mine: Sequence[int], is_live: bool) -> float:
+def _share(history: History, mine: Sequence[int], is_useful: bool) -> float:
     """The share, from 0 to 1, of these attempts that is not lost."""
-    if is_live:
+    if is_useful:
         return 1.0
     if not mine:
         return 0.0

@@ -85,7 +85,7 @@ def _row(at: RunState, elements: list[Element], snapshot: Snapshot, found: Orpha
     stage, done, total = _progress(at, beat)
     is_running = verdict.state == "running"
     unended = 0.0 if at.history.last.end else max(0.0, at.seconds - at.history.ended_seconds)
-    spent = gpu_hours(elements, at.history, unended)
+    spent = gpu_hours(elements, at.history, unended, is_completed=at.state == "completed")
     return Row(
         run=at.folder.id,
         stage=(stage if is_running and stage else shown.submission.stage if shown else stage),

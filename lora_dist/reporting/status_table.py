@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,13 @@ class StatusRow:
     """None in an experiment that no job was submitted for."""
 
     def document(self) -> dict[str, Any]:
-        """The row for JSON; the facts of a cluster stand among the others, where there are any."""
-        document = {**asdict(self), "log": str(self.log) if self.log else None}
-        return {**document, **(document.pop("cluster") or {})}
+        """The row for JSON; `cluster` is there only where jobs were submitted."""
+        document = vars(self) | {"log": str(self.log) if self.log else None}
+        if self.cluster is None:
+            del document["cluster"]
+        else:
+            document["cluster"] = vars(self.cluster)
+        return document
 
 
 def status_rows(folder: ExperimentFolder) -> list[StatusRow]:
