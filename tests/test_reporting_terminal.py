@@ -14,13 +14,14 @@ from test_reporting_synthetic import ARMS, Synthetic, whole
 from lora_dist.config.expansion import expand
 from lora_dist.config.loading import load_experiment
 from lora_dist.reporting.collect import collect
-from lora_dist.reporting.status_table import status_line, status_rows, status_table
+from lora_dist.reporting.status_table import status_line, status_table
 from lora_dist.reporting.table import comparison_table, comparison_view
 from lora_dist.store.atomic import write_text
 from lora_dist.store.heartbeat import Heartbeat
 from lora_dist.store.ledger import ENDED, STARTED, write_event
 from lora_dist.store.lock import exclusive
 from lora_dist.store.states import run_states
+from lora_dist.verbs.status import status
 
 
 def shown(view: RenderableType, width: int) -> str:
@@ -69,7 +70,7 @@ def test_every_state_is_told_from_the_folder(tmp_path):
     running = made.begin(made.of("f"))
     Heartbeat(running.heartbeat)("train", 40, 90)
     with exclusive(running.lock):
-        rows = status_rows(made.folder)
+        rows = status(made.folder.path)
     states = {row.label.split()[0]: row.state for row in rows}
     assert states == {
         "a": "completed", "b": "failed", "c": "refused", "d": "interrupted", "e": "stale", "f": "running",
@@ -93,13 +94,13 @@ def test_an_attempt_that_was_killed_is_stale_until_somebody_says_how_it_ended(tm
     folder.outcome.unlink()  # what a worker does first
     write_event(made.folder.ledger, folder.id, STARTED)
     Heartbeat(folder.heartbeat)("train", 7, 90)
-    (row,) = status_rows(made.folder)
+    (row,) = status(made.folder.path)
     assert (row.state, row.attempts) == ("stale", 2)
     assert "last seen in train 7/90" in row.reason
     write_event(made.folder.ledger, folder.id, ENDED, seconds=2.0, outcome="lost")
-    assert status_rows(made.folder)[0].state == "stale"
+    assert status(made.folder.path)[0].state == "stale"
     write_event(made.folder.ledger, folder.id, ENDED, seconds=4.0, outcome="interrupted", message="stopped by SIGTERM")
-    (row,) = status_rows(made.folder)
+    (row,) = status(made.folder.path)
     assert (row.state, row.reason, row.seconds) == ("interrupted", "stopped by SIGTERM", 9.0)
 
 
@@ -107,10 +108,10 @@ def test_a_run_being_measured_again_is_not_completed(tmp_path):
     made = whole(tmp_path / "e", arms={"lora": {}})
     folder = made.folder.run(made.of("lora").id)
     with exclusive(folder.lock):
-        assert status_rows(made.folder)[0].state == "running"
-    assert status_rows(made.folder)[0].state == "completed"
+        assert status(made.folder.path)[0].state == "running"
+    assert status(made.folder.path)[0].state == "completed"
     folder.record.unlink()
-    assert status_rows(made.folder)[0].state == "waiting"
+    assert status(made.folder.path)[0].state == "waiting"
 
 
 def test_the_state_of_2000_runs_is_told_within_a_second(tmp_path):
@@ -134,7 +135,7 @@ def test_the_state_of_2000_runs_is_told_within_a_second(tmp_path):
     expand(load_experiment(made.folder.experiment))
     reading = time.process_time() - started
     started = time.process_time()
-    rows = status_rows(made.folder)
+    rows = status(made.folder.path)
     took = time.process_time() - started
     assert status_line(rows) == "1,000 waiting, 1,000 completed"
     assert took - reading < 1.0
@@ -155,7 +156,7 @@ def test_a_broken_experiment_file_is_the_users_to_mend(tmp_path):
     made = Synthetic(tmp_path / "e", {"lora": {}})
     write_text(made.folder.experiment, "model: [")
     with pytest.raises(UserError):
-        status_rows(made.folder)
+        status(made.folder.path)
 
 
 HEAVY = ("torch", "transformers", "datasets", "trl", "peft", "accelerate")

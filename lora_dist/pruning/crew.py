@@ -92,3 +92,8 @@ def deal(costs: Sequence[float], size: int) -> list[int]:
         owners[index] = load.index(min(load))
         load[owners[index]] += costs[index]
     return owners
+
+
+def spans(size: int, width: int) -> list[slice]:
+    """`size` columns or rows in pieces of `width`, the last one shorter: what is worked on together."""
+    return [slice(start, min(start + width, size)) for start in range(0, size, width)]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lora_dist.errors import LoraDistError
-from lora_dist.pruning.crew import ALONE, Crew, deal
+from lora_dist.pruning.crew import ALONE, Crew, deal, spans
 
 log = logging.getLogger(__name__)
 
@@ -77,18 +77,14 @@ def upper_factor(hessian_CC: Tensor, damping: float, crew: Crew = ALONE) -> Tens
     return matrix_CC.mT
 
 
-def _spans(size: int, width: int) -> list[slice]:
-    return [slice(start, min(start + width, size)) for start in range(0, size, width)]
-
-
 def _cholesky(matrix_CC: Tensor, crew: Crew) -> bool:
     """Put L of L L^T in the lower triangle, of which alone anything is read; whether there is one.
 
     The block columns are dealt over the ranks. The owner of the next one finishes it and sends it to the others; then
     each rank takes its part out of the columns that are its own.
     """
-    spans = _spans(len(matrix_CC), TILE)
-    for number, span in enumerate(spans):
+    tiles = spans(len(matrix_CC), TILE)
+    for number, span in enumerate(tiles):
         below = slice(span.start, None)
         panel_MK = matrix_CC[below, span].contiguous()
         if number % crew.size == crew.rank:
@@ -99,11 +95,11 @@ def _cholesky(matrix_CC: Tensor, crew: Crew) -> bool:
         matrix_CC[below, span] = panel_MK
 
         def take_out(other: int, panel_MK: Tensor = panel_MK, start: int = span.start) -> None:
-            columns = spans[other]
+            columns = tiles[other]
             rows_MK = panel_MK[columns.start - start :]
             matrix_CC[columns.start :, columns].addmm_(rows_MK, rows_MK[: columns.stop - columns.start].T, alpha=-1)
 
-        crew.side_by_side(take_out, [o for o in range(number + 1, len(spans)) if o % crew.size == crew.rank])
+        crew.side_by_side(take_out, [o for o in range(number + 1, len(tiles)) if o % crew.size == crew.rank])
     return True
 
 
@@ -120,7 +116,7 @@ def _finish_panel(panel_MK: Tensor, crew: Crew) -> None:
         part_MK = panel_MK[width:][rows]
         part_MK.copy_(torch.linalg.solve_triangular(lower_KK.mT, part_MK, upper=True, left=False))
 
-    crew.side_by_side(solve, _spans(len(panel_MK) - width, _ROWS))
+    crew.side_by_side(solve, spans(len(panel_MK) - width, _ROWS))
 
 
 def _invert(matrix_CC: Tensor, crew: Crew) -> None:
@@ -129,24 +125,24 @@ def _invert(matrix_CC: Tensor, crew: Crew) -> None:
     Each block column of the inverse is found by itself, by forward substitution, and laid down above the diagonal while
     L below it is still read.
     """
-    spans = _spans(len(matrix_CC), TILE)
-    owners = deal([(len(spans) - number) ** 2 for number in range(len(spans))], crew.size)
-    tiles = crew.side_by_side(lambda span: _inverted(matrix_CC[span, span]), spans)
+    columns = spans(len(matrix_CC), TILE)
+    owners = deal([(len(columns) - number) ** 2 for number in range(len(columns))], crew.size)
+    tiles = crew.side_by_side(lambda span: _inverted(matrix_CC[span, span]), columns)
 
     def find(number: int) -> None:
-        first = spans[number].start
-        column_MK = matrix_CC.new_empty(len(matrix_CC) - first, spans[number].stop - first)
-        for span, tile_KK in zip(spans[number:], tiles[number:], strict=True):
+        first = columns[number].start
+        column_MK = matrix_CC.new_empty(len(matrix_CC) - first, columns[number].stop - first)
+        for span, tile_KK in zip(columns[number:], tiles[number:], strict=True):
             rows, above = slice(span.start - first, span.stop - first), slice(0, span.start - first)
             if span.start == first:
                 column_MK[rows] = tile_KK
             else:
                 known_KK = matrix_CC[span, first : span.start] @ column_MK[above]
                 torch.mm(tile_KK, known_KK, out=column_MK[rows]).neg_()
-        matrix_CC[spans[number], first:] = column_MK.T
+        matrix_CC[columns[number], first:] = column_MK.T
 
     crew.side_by_side(find, [number for number, owner in enumerate(owners) if owner == crew.rank])
-    for span, owner in zip(spans, owners, strict=True):
+    for span, owner in zip(columns, owners, strict=True):
         matrix_CC[span, : span.start] = 0
         if crew.size > 1:
             rows_KM = matrix_CC[span, span.start :].contiguous()
@@ -161,10 +157,9 @@ def _inverted(lower_KK: Tensor) -> Tensor:
 
 def _reverse(matrix_CC: Tensor) -> None:
     """Reverse a matrix in both axes, in place: the first rows change places with the last, some at a time."""
-    size = matrix_CC.shape[0]
-    for start in range(0, (size + 1) // 2, TILE):
-        stop = min(start + TILE, (size + 1) // 2)
-        first = matrix_CC[start:stop].flip(0, 1)
-        last = matrix_CC[size - stop : size - start].flip(0, 1)
-        matrix_CC[start:stop] = last
-        matrix_CC[size - stop : size - start] = first
+    size = len(matrix_CC)
+    for upper in spans((size + 1) // 2, TILE):
+        lower = slice(size - upper.stop, size - upper.start)
+        first, last = matrix_CC[upper].flip(0, 1), matrix_CC[lower].flip(0, 1)
+        matrix_CC[upper] = last
+        matrix_CC[lower] = first

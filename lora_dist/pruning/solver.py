@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lora_dist.config.pruning import parse_pattern
-from lora_dist.pruning.crew import ALONE, Crew
+from lora_dist.pruning.crew import ALONE, Crew, spans
 from lora_dist.pruning.selection import smallest, smallest_of_group, smallest_of_groups, smallest_of_rows
 
 CHUNK_ROWS = {"cpu": 1024, "cuda": 4096}
@@ -86,7 +86,7 @@ def _prune(work: Sequence[Tensor], upper_CC: Tensor, goal: Goal, rows: int, bloc
     What goes of the next block is counted over the ranks while the columns after it are brought up to date.
     """
     errors = [0.0] * len(work)
-    blocks = list(_spans(len(upper_CC), whole_groups(block_size, goal)))
+    blocks = spans(len(upper_CC), whole_groups(block_size, goal))
     gone = _chosen(work, blocks[0], upper_CC, goal, rows, crew)
     for block, following in zip(blocks, [*blocks[1:], slice(len(upper_CC), len(upper_CC))], strict=True):
         step = _Step.of(block, following, upper_CC)
@@ -154,7 +154,7 @@ def _prune_block(
         gone_BR.copy_(gone_RB.T)
     weights, lost, gone, scaled = (matrix.unbind() for matrix in (weights_BR, lost_BR, gone_BR, scaled_BC))
     group = parse_pattern(goal) if isinstance(goal, str) else None
-    for strip in _spans(len(lost), whole_groups(_STRIP, goal)):
+    for strip in spans(len(lost), whole_groups(_STRIP, goal)):
         for column in range(strip.start, strip.stop):
             if group is not None and column % group[1] == 0:
                 here = slice(column, column + group[1])
@@ -165,10 +165,6 @@ def _prune_block(
         weights_BR[strip.stop :].addmm_(scaled_BC[strip, strip.stop : len(lost)].T, lost_BR[strip], alpha=-1)
     weights_BR.sub_(lost_BR)  # itself, where it goes
     return lost_BR
-
-
-def _spans(columns: int, width: int) -> Iterator[slice]:
-    return (slice(start, min(start + width, columns)) for start in range(0, columns, width))
 
 
 def wanda(weight_RC: Tensor, norm_C: Tensor, goal: Goal) -> Tensor:

@@ -12,12 +12,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from lora_dist.config.expansion import expand
-from lora_dist.config.loading import load_experiment
 from lora_dist.reporting.table import state_style
 from lora_dist.reporting.words import NOTHING, duration, one_line
-from lora_dist.store.folders import ExperimentFolder
-from lora_dist.store.states import RunState, run_states
+from lora_dist.store.states import RunState
 
 _ORDER = (
     "running", "pending", "unknown", "waiting", "failed", "refused", "lost", "interrupted", "cancelled",
@@ -81,17 +78,6 @@ class StatusRow:
         else:
             document["cluster"] = vars(self.cluster)
         return document
-
-
-def status_rows(folder: ExperimentFolder) -> list[StatusRow]:
-    """Every run of the folder's experiment.yaml, in its order.
-
-    Raises:
-        Refused, ConfigError: experiment.yaml is not an experiment.
-    """
-    runs = expand(load_experiment(folder.experiment))
-    states = run_states(folder, [run.id for run in runs])
-    return [row_of(run.label, at) for run, at in zip(runs, states, strict=True)]
 
 
 def most_lively_first(rows: Sequence[StatusRow]) -> list[StatusRow]:
