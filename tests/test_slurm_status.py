@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import REPOSITORY, experiment_document, run_cli
+from slurm_replies import NO_ACCOUNTING, FakeSlurm
 
 from lora_dist.config.expansion import expand
 from lora_dist.config.loading import load_experiment
@@ -22,27 +23,30 @@ from lora_dist.store.atomic import make_folder
 from lora_dist.store.folders import ExperimentFolder, dump_yaml
 from lora_dist.store.ledger import read_submissions, write_event, write_requeued, write_submitted, write_submitting
 
-NO_ACCOUNTS = "echo 'Slurm accounting storage is disabled' >&2; exit 1"
-
 
 @pytest.fixture
 def scheduler(tmp_path):
-    """squeue and sacct on PATH that say what they are told, and count how often they were asked."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
+    """squeue and sacct that say these lines; what else is said of one of them is how it fails."""
+    fake = FakeSlurm(tmp_path / "bin")
 
-    def says(squeue: str | None, sacct: str | None) -> dict[str, str]:
-        for name, body in (("squeue", squeue), ("sacct", sacct)):
-            if body is not None:
-                (folder / name).write_text(f"#!/bin/bash\necho {name} >> {folder}/asked\n{body}\n")
-                (folder / name).chmod(0o755)
-        return {"PATH": f"{folder}:{Path(sys.executable).parent}:/usr/bin:/bin" if squeue else str(folder)}
+    def says(squeue: str | dict, sacct: str | dict) -> dict[str, str]:
+        for command, said in (("squeue", squeue), ("sacct", sacct)):
+            if isinstance(said, str):
+                fake.put(command, said)
+            elif said is not ABSENT:
+                fake.put(command, **said)
+        return fake.env
 
+    says.fake = fake
     return says
 
 
+ABSENT: dict = {}
+NO_ACCOUNTS = {"error": NO_ACCOUNTING, "code": 1}
+
+
 def lines(*said: str) -> str:
-    return "cat <<'END'\n" + "\n".join(said) + "\nEND"
+    return "".join(f"{line}\n" for line in said)
 
 
 class Case:
@@ -151,9 +155,9 @@ def test_a_requeued_run_says_why_and_where_it_goes_on(tmp_path, scheduler):
 
 
 SILENT = {
-    "squeue fails": ("echo no controller >&2; exit 1", lines(""), "no controller"),
-    "squeue hangs": ("sleep 60", lines(""), "did not answer"),
-    "no squeue": (None, None, "not installed"),
+    "squeue fails": ({"error": "no controller", "code": 1}, lines(""), "no controller"),
+    "squeue hangs": ({"hang": 60}, lines(""), "did not answer"),
+    "no squeue": (ABSENT, ABSENT, "not installed"),
 }
 
 
@@ -204,7 +208,8 @@ def test_two_thousand_runs_take_two_questions(tmp_path, scheduler):
     assert done.code == 3
     assert "1,000 failed" in done.out
     assert "1,000 pending" in done.out
-    assert sorted((tmp_path / "bin" / "asked").read_text().split()) == ["sacct", "squeue"]
+    asked = ["squeue" if "--me" in arguments else "sacct" for arguments, _ in scheduler.fake.calls()]
+    assert sorted(asked) == ["sacct", "squeue"]
 
 
 def test_status_of_a_cluster_imports_no_torch(tmp_path, scheduler):
