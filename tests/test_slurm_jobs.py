@@ -26,8 +26,6 @@ CLUSTER = Cluster(
         "dead": Partition("dead", False, False, 60, [Machines(1, 8, 4000, 0, frozenset())]),
     },
     largest_array=3,
-    requeues=True,
-    kill_wait_s=30,
 )  # fmt: skip
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import typer.core
 
 from lora_dist.assets import user_path
 from lora_dist.cli.arguments import experiment_of
 from lora_dist.cli.exits import Commands, run_to_exit
-from lora_dist.cli.jobs import cancel, prepare_comparison, retry, submit_comparison
+from lora_dist.cli.jobs import Folder, cancel, prepare_comparison, retry, submit_comparison
 from lora_dist.cli.output import (
     finish,
     print_comparison,
@@ -45,7 +44,6 @@ Words = Annotated[
         show_default=False,
     ),
 ]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An experiment's folder, <output_dir>/<name>.")]
 
 
 @app.command()

@@ -11,10 +11,10 @@ from lora_dist.cli.output import finish, stdout
 
 if TYPE_CHECKING:
     from lora_dist.dispatch.job_graph import JobPlan
-    from lora_dist.verbs.submit import JobPreview, Submission
+    from lora_dist.verbs.submit import JobPreview, SubmitResult
 
 
-def print_submission(found: Submission) -> None:
+def print_submission(found: SubmitResult) -> None:
     """The jobs, what needed none, and how to see how they go."""
     if found.jobs:
         ids = {place: job.job for place, job in enumerate(found.jobs)}

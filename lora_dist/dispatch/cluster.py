@@ -54,10 +54,6 @@ class Cluster:
 
     partitions: dict[str, Partition]
     largest_array: int
-    requeues: bool
-    """Whether a job may be started again (JobRequeue)."""
-    kill_wait_s: int
-    """Between the signal at the end of a job and its death."""
 
     @property
     def default(self) -> Partition | None:
@@ -92,8 +88,6 @@ def read_cluster() -> Cluster:
     return Cluster(
         partitions=_partitions(_asked("sinfo", "-h", "-e", "-o", "%P|%a|%l|%D|%c|%m|%G")),
         largest_array=max(1, int(limits.get("MaxArraySize", "1001"))),
-        requeues=limits.get("JobRequeue", "1") == "1",
-        kill_wait_s=int(re.sub(r"\D.*", "", limits.get("KillWait", "30")) or 30),
     )
 
 

@@ -6,8 +6,7 @@ prune (one job for each pruned model) -> run (an array for each method, to its r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 from lora_dist.assets import launch_config_path
 from lora_dist.config.experiment import Run
@@ -19,10 +18,9 @@ from lora_dist.pipeline.estimates import setting_of, shape_of_run
 from lora_dist.planning.choice import Hardware, choose_launch_config
 from lora_dist.planning.memory import Setting
 from lora_dist.store.folders import ExperimentFolder
+from lora_dist.store.ledger import JobStage
 from lora_dist.store.manifest import read_manifest
 from lora_dist.world import World
-
-Stage = Literal["prune", "run", "report"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Ranks:
 class JobPlan:
     """One job, or an array of them that ask for the same."""
 
-    stage: Stage
+    stage: JobStage
     kind: JobKind
     runs: tuple[Run, ...]
     """The elements of the array; of a pruning the run that stands for all that share it."""
@@ -72,36 +70,27 @@ def plan_jobs(runs: Sequence[Run], launch: LaunchSection, folder: ExperimentFold
     """
     plans: list[JobPlan] = []
     pruning: dict[str, int] = {}
+    arrays: dict[tuple[object, ...], tuple[JobPlan, list[Run]]] = {}
     for run in runs:
-        if run.prune is not None and run.located().pruning_key not in pruning and not _is_pruned(run, folder):
-            ask = launch.slurm.job("prune")
-            pruning[run.located().pruning_key] = len(plans)
-            plans.append(JobPlan("prune", "prune", (run,), ask, _ranks(ask, launch, run, cluster, trains=False)))
-    groups: dict[tuple[object, ...], list[Run]] = {}
-    places: dict[tuple[object, ...], tuple[int, ...]] = {}
-    for run in runs:
-        after = pruning.get(run.located().pruning_key) if run.prune is not None else None
+        after: tuple[int, ...] = ()
+        if run.prune is not None:
+            key = run.located().pruning_key
+            if key not in pruning and read_manifest(folder.pruned(key)) is None:
+                ask = launch.slurm.job("prune")
+                pruning[key] = len(plans)
+                plans.append(JobPlan("prune", "prune", (run,), ask, _ranks(ask, launch, run, cluster, trains=False)))
+            after = (pruning[key],) if key in pruning else ()
         ask = launch.slurm.job(run.method.kind)
         ranks = _ranks(ask, launch, run, cluster, trains=True)
-        key = (run.method.kind, after, ranks.nodes, ranks.per_node, ranks.config and ranks.config.path)
-        groups.setdefault(key, []).append(run)
-        places[key] = () if after is None else (after,)
-    for key, members in groups.items():
-        kind = members[0].method.kind
-        ask = launch.slurm.job(kind)
-        ranks = _ranks(ask, launch, members[0], cluster, trains=True)
+        alike = (run.method.kind, after, ranks.config and ranks.config.path)
+        plan = JobPlan("run", run.method.kind, (), ask, ranks, after)
+        arrays.setdefault(alike, (plan, []))[1].append(run)
+    for plan, members in arrays.values():
         for start in range(0, len(members), cluster.largest_array):
-            plans.append(
-                JobPlan("run", kind, tuple(members[start : start + cluster.largest_array]), ask, ranks, places[key])
-            )
+            plans.append(replace(plan, runs=tuple(members[start : start + cluster.largest_array])))
     ask = launch.slurm.job("report").model_copy(update={"nodes": 1})
     plans.append(JobPlan("report", "report", (), ask, Ranks(1, 1, 0), tuple(range(len(plans)))))
     return plans
-
-
-def _is_pruned(run: Run, folder: ExperimentFolder) -> bool:
-    """Whether the model that this run would train or measure is on the disk, whole."""
-    return read_manifest(folder.pruned(run.located().pruning_key)) is not None
 
 
 def _ranks(ask: JobSection, launch: LaunchSection, run: Run, cluster: Cluster, *, trains: bool) -> Ranks:

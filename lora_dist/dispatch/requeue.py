@@ -35,8 +35,8 @@ class Requeue:
     signal_seconds: int
     """How long before its limit the job was to be told."""
 
-    def after_stop(self, folder: RunFolder, heard: int) -> bool:
-        """Give the job back to the queue if that is this process's to do; whether it will run again.
+    def after_stop(self, folder: RunFolder, heard: int) -> None:
+        """Give the job back to the queue if that is this process's to do.
 
         SIGTERM is no reason: the cluster sends it to end a job, or starts it again itself after a preemption.
 
@@ -46,33 +46,28 @@ class Requeue:
             ConfigError: the time limit was met twice at the same step; the run's outcome says so too.
         """
         if heard != signal.SIGUSR2:
-            return False
+            return
         beat, cause = read_beat(folder.heartbeat), self._cause()
         if cause == "timeout":
-            self._refuse_standstill(folder, beat, beat.done if beat else 0)
+            self._refuse_standstill(folder, beat)
         self._give_back(folder, cause, beat)
-        return True
 
-    def after_loss(self, folder: RunFolder) -> bool:
-        """Give the job back to the queue if its ranks have lost each other, so many times; whether it will run again.
+    def after_loss(self, folder: RunFolder) -> None:
+        """Give the job back to the queue if its ranks have lost each other, `MOST_LOSSES` times.
 
         A node that fails is seen by the ranks on the others before the cluster misses it.
         """
         told = folder.read_outcome() or {}
-        before = [event for event in requeues_of(folder.experiment.ledger, folder.id) if event["cause"] == "rank_lost"]
-        if not str(told.get("message")).startswith(RANK_LOST) or len(before) >= MOST_LOSSES:
-            return False
-        self._give_back(folder, "rank_lost", read_beat(folder.heartbeat))
-        return True
+        losses = requeues_of(folder.experiment.ledger, folder.id, "rank_lost")
+        if str(told.get("message")).startswith(RANK_LOST) and len(losses) < MOST_LOSSES:
+            self._give_back(folder, "rank_lost", read_beat(folder.heartbeat))
 
-    def _refuse_standstill(self, folder: RunFolder, beat: Beat | None, step: int) -> None:
-        before = [
-            event for event in requeues_of(folder.experiment.ledger, folder.id) if event.get("cause") == "timeout"
-        ]
-        if beat and before and before[-1].get("stage") == beat.stage and (before[-1].get("step") or 0) >= step:
+    def _refuse_standstill(self, folder: RunFolder, beat: Beat | None) -> None:
+        before = requeues_of(folder.experiment.ledger, folder.id, "timeout")
+        if beat and before and before[-1].get("stage") == beat.stage and (before[-1].get("step") or 0) >= beat.done:
             error = ConfigError(
                 key="launch.slurm.time",
-                problem=f"{folder.id} met its limit twice without getting further than {beat.stage} {step}",
+                problem=f"{folder.id} met its limit twice without getting further than {beat.stage} {beat.done}",
                 fix="raise it, or lower train.checkpoint_steps",
             )
             folder.write_outcome("refused", str(error))
@@ -108,7 +103,8 @@ class Requeue:
         said = " ".join(done.stderr.split())
         if done.returncode != 0 and not any(words in said.lower() for words in _RUNS_AGAIN_ALREADY):
             log.error("job %s could not be given back to the queue: %s", self.job.id, said)
-        log.info("job %s goes back to the queue", self.job.id)
+        else:
+            log.info("job %s goes back to the queue", self.job.id)
 
 
 def _said(*command: str) -> str:

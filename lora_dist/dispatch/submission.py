@@ -50,7 +50,7 @@ class Submitter:
             StorageError: its files cannot be written.
         """
         submission = secrets.token_hex(4)
-        self.write_files(plan, submission)
+        self._write_files(plan, submission)
         name = job_name(plan, self.folder, submission)
         resources = {"nodes": plan.ranks.nodes, "gpus": plan.ranks.nodes * plan.ranks.gpus_per_node}
         runs = [run.id for run in plan.runs]
@@ -80,7 +80,7 @@ class Submitter:
         """The sbatch script of a job, for a person to read."""
         return self._executor(plan, submission, after)._make_submission_file_text(self._command(submission), "")
 
-    def write_files(self, plan: JobPlan, submission: str) -> None:
+    def _write_files(self, plan: JobPlan, submission: str) -> None:
         """What the job's workers are told: stage and runs, and how their ranks share a training."""
         place = self.folder.jobs
         with storage_errors(place):

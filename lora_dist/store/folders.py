@@ -171,6 +171,11 @@ class ExperimentFolder:
         """Scripts and logs of the cluster's jobs, and what each was told to do. For its owner alone."""
         return self.path / "jobs"
 
+    @property
+    def submit_lock(self) -> Path:
+        """The lock of who submits or ends jobs."""
+        return self.path / ".submit.lock"
+
     def pruned(self, key: str) -> Path:
         """The pruned model that all runs with this key share."""
         return self.path / "pruned" / key

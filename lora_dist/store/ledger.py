@@ -112,9 +112,10 @@ def write_requeued(
     write_event(ledger, run_id, REQUEUED, cause=cause, job=job, step=step, steps=steps, stage=stage)
 
 
-def requeues_of(ledger: Path, run_id: str) -> list[dict[str, Any]]:
-    """How often a run's job went back into the queue, oldest first; see `write_requeued`."""
-    return [line for line in read_lines(ledger) if line.get("run") == run_id and line.get("event") == REQUEUED]
+def requeues_of(ledger: Path, run_id: str, cause: str) -> list[dict[str, Any]]:
+    """How often a run's job went back into the queue for this cause, oldest first; see `write_requeued`."""
+    wanted = {"run": run_id, "event": REQUEUED, "cause": cause}
+    return [line for line in read_lines(ledger) if wanted.items() <= line.items()]
 
 
 @dataclass(frozen=True)

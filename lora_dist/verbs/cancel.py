@@ -21,7 +21,7 @@ def cancel(folder: Path | str) -> list[Live]:
         Held: another process submits jobs of it.
     """
     opened = open_experiment_folder(Path(folder))
-    with exclusive(opened.path / ".submit.lock"):
+    with exclusive(opened.submit_lock):
         live = live_jobs(opened, adopt=True)
         if not live:
             raise ConfigError(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from lora_dist.config.expansion import expand
 from lora_dist.config.experiment import Experiment, Run
-from lora_dist.dispatch.checks import check_runs
 from lora_dist.dispatch.children import Nursery
 from lora_dist.dispatch.events import Listener
 from lora_dist.dispatch.launchers import launcher_of
@@ -16,7 +15,8 @@ from lora_dist.reporting.write import Report, write_report
 from lora_dist.store.folders import ExperimentFolder
 from lora_dist.store.record import Record
 from lora_dist.training.stop import StopFlag
-from lora_dist.verbs.folders import check_pruned, claimed, folder_of, make_run_folders, unfinished
+from lora_dist.verbs.folders import folder_of, make_run_folders
+from lora_dist.verbs.prepare import Outset
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,12 @@ def compare(experiment: Experiment, *, listener: Listener | None = None) -> Comp
         StorageError: the experiment's folder cannot be used, or a record in it is corrupt.
     """
     listener = listener or Listener()
-    runs = expand(experiment)
-    folder = folder_of(experiment)
-    check_pruned(runs, folder)
-    missing = unfinished(runs, folder)
-    if missing:
-        launcher, stop = launcher_of(experiment.launch, missing), StopFlag(dies_when_asked_again=False)
+    outset = Outset.of(experiment)
+    runs, folder = outset.runs, outset.folder
+    if outset.missing:
+        launcher, stop = launcher_of(experiment.launch, outset.missing), StopFlag(dies_when_asked_again=False)
         with stop.listening(), Nursery() as nursery:
-            with claimed(folder):
-                check_runs(nursery, missing, launcher.worlds, folder, listener, stop)
-                make_run_folders(experiment, runs, folder)
+            outset.make_ready(outset.missing, launcher.worlds, nursery, listener, stop)
             Queue(nursery, runs, folder, launcher.slots, listener, stop).work()
     else:
         make_run_folders(experiment, runs, folder)

@@ -11,10 +11,10 @@ from lora_dist.config.problems import nearest
 from lora_dist.dispatch.events import Listener
 from lora_dist.errors import ConfigError
 from lora_dist.store.folders import open_experiment_folder
-from lora_dist.verbs.submit import Submission, submit
+from lora_dist.verbs.submit import SubmitResult, submit
 
 
-def retry(folder: Path | str, runs: Sequence[str] = (), *, listener: Listener | None = None) -> Submission:
+def retry(folder: Path | str, runs: Sequence[str] = (), *, listener: Listener | None = None) -> SubmitResult:
     """Submit the runs with these ids again (all that have no record and no job, if none is named).
 
     Raises:

@@ -10,7 +10,6 @@ from lora_dist.config.experiment import Experiment, Run
 from lora_dist.config.launch import LaunchSection
 from lora_dist.config.profile import with_profile
 from lora_dist.dispatch.adoption import live_runs
-from lora_dist.dispatch.checks import check_runs
 from lora_dist.dispatch.children import Nursery
 from lora_dist.dispatch.cluster import Cluster, end_jobs, problems_with, read_cluster
 from lora_dist.dispatch.events import Listener
@@ -21,11 +20,12 @@ from lora_dist.store.folders import ExperimentFolder
 from lora_dist.store.ledger import write_cancelled
 from lora_dist.store.lock import exclusive
 from lora_dist.training.stop import StopFlag
-from lora_dist.verbs.folders import check_pruned, claimed, folder_of, make_run_folders, unfinished
+from lora_dist.verbs.folders import folder_of, unfinished
+from lora_dist.verbs.prepare import Outset
 
 
 @dataclass(frozen=True)
-class Submission:
+class SubmitResult:
     """What `submit` leaves."""
 
     folder: ExperimentFolder
@@ -48,7 +48,7 @@ class JobPreview:
 
 def submit(
     experiment: Experiment, *, only: Sequence[str] | None = None, listener: Listener | None = None
-) -> Submission:
+) -> SubmitResult:
     """Submit a job for every run that has no record and no job, those that others wait for first.
 
     The same call again submits nothing twice: jobs of a submitter that was killed are found by their names.
@@ -62,24 +62,19 @@ def submit(
         Interrupted: a signal came before anything was submitted.
     """
     listener, launch = listener or Listener(), _launch_of(experiment)
-    runs, folder, cluster = expand(experiment), folder_of(experiment), read_cluster()
-    check_pruned(runs, folder)
-    missing = [run for run in unfinished(runs, folder) if only is None or run.id in only]
-    live = live_runs(folder)
-    wanted = [run for run in missing if run.id not in live]
+    outset, cluster = Outset.of(experiment), read_cluster()
+    folder, live = outset.folder, live_runs(outset.folder)
+    wanted = [run for run in outset.missing if run.id not in live and (only is None or run.id in only)]
     plans = _checked(wanted, launch, folder, cluster)
+    worlds = {run.id: plan.ranks.world for plan in plans for run in plan.runs if plan.stage == "run"}
     stop = StopFlag(dies_when_asked_again=False)
-    with claimed(folder):
-        if wanted:
-            with stop.listening(), Nursery() as nursery:
-                worlds = {run.id: plan.ranks.world for plan in plans for run in plan.runs if plan.stage == "run"}
-                check_runs(nursery, wanted, [worlds[run.id] for run in wanted], folder, listener, stop)
-        make_run_folders(experiment, runs, folder)
-    with exclusive(folder.path / ".submit.lock"):
+    with stop.listening(), Nursery() as nursery:
+        outset.make_ready(wanted, [worlds[run.id] for run in wanted], nursery, listener, stop)
+    with exclusive(folder.submit_lock):
         live = live_runs(folder, adopt=True)  # another submitter may have been at work meanwhile
         wanted = [run for run in wanted if run.id not in live]
         jobs = _submit_all(_checked(wanted, launch, folder, cluster), Submitter(folder, launch.slurm))
-    return Submission(folder, jobs, live, len(runs) - len(unfinished(runs, folder)))
+    return SubmitResult(folder, jobs, live, len(outset.runs) - len(unfinished(outset.runs, folder)))
 
 
 def preview_jobs(experiment: Experiment) -> list[JobPreview]:
