@@ -23,8 +23,8 @@ ARMS = {
     "pruned": {**METHODS["base"], "prune": PRUNE},
 }
 TWO_NODES = {"full": {"nodes": 2, "config": "cpu_zero2"}, "prune": {"nodes": 2}}
-# One step takes 50 ms or so: long enough for a signal to meet it, on two nodes.
-LONG = {"max_steps": 150, "checkpoint_steps": 1000, "learning_rate": 0.002}
+# One step takes 100 ms or so: longer than the 30 s between two looks of the cluster at its jobs' time limits.
+LONG = {"max_steps": 450, "checkpoint_steps": 1000, "learning_rate": 0.002}
 
 
 def launch(**slurm) -> dict:

@@ -137,6 +137,18 @@ def work(folder: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's
     work_on(folder)
 
 
+@app.command(hidden=True)
+def give_back(
+    file: Annotated[Path, typer.Argument(metavar="JOB_FILE", help="What the job was told.")],
+    code: Annotated[int, typer.Argument(metavar="CODE", help="How its srun ended, and how this ends.")],
+) -> None:
+    """Give a cluster's job back to the queue if its ranks lost each other: for its script, when srun has failed."""
+    from lora_dist.verbs.work import give_back as do_give_back
+
+    do_give_back(file)
+    raise typer.Exit(code)
+
+
 @app.command()
 def evaluate(
     words: Words = None,

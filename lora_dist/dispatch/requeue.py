@@ -1,4 +1,4 @@
-"""A job that has saved on a signal goes back to the queue, or not: once, by its first rank, and for a reason."""
+"""A job goes back to the queue, or not: after a stop by its first rank, after the loss of a rank by its script."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from lora_dist.errors import ConfigError
 from lora_dist.store.attempts import RANK_LOST
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.heartbeat import Beat, read_beat
+from lora_dist.store.histories import History, histories_in
 from lora_dist.store.ledger import requeues_of, write_requeued
+from lora_dist.store.lines import read_lines
 from lora_dist.world import SlurmJob
 
 log = logging.getLogger(__name__)
@@ -53,13 +55,18 @@ class Requeue:
         self._give_back(folder, cause, beat)
 
     def after_loss(self, folder: RunFolder) -> None:
-        """Give the job back to the queue if its ranks have lost each other, `MOST_LOSSES` times.
+        """Give the job back to the queue if this start of it ended because a rank was gone, `MOST_LOSSES` times.
 
-        A node that fails is seen by the ranks on the others before the cluster misses it.
+        A node that fails is seen by the ranks on the others before the cluster misses it. For the job's script to call,
+        once srun has ended: when a rank dies, srun kills the first one too, and whatever that one has begun.
         """
-        told = folder.read_outcome() or {}
-        losses = requeues_of(folder.experiment.ledger, folder.id, "rank_lost")
-        if str(told.get("message")).startswith(RANK_LOST) and len(losses) < MOST_LOSSES:
+        ledger = folder.experiment.ledger
+        last = histories_in(read_lines(ledger)).get(folder.id, History()).last
+        if (last.job, last.restart) != (self.job.id, self.job.restart):
+            return  # no worker of this start has begun: what there is of an outcome is another's
+        told = folder.read_outcome()  # none: the first rank was gone before it could say so
+        is_lost = told is None or str(told["message"]).startswith(RANK_LOST)
+        if is_lost and len(requeues_of(ledger, folder.id, "rank_lost")) < MOST_LOSSES:
             self._give_back(folder, "rank_lost", read_beat(folder.heartbeat))
 
     def _refuse_standstill(self, folder: RunFolder, beat: Beat | None) -> None:

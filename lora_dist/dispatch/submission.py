@@ -64,7 +64,7 @@ class Submitter:
             after=[job.submission for job in after],
         )
         try:
-            job = _sbatch(self._executor(plan, submission, [job.job for job in after]), self._command(submission))
+            job = _sbatch(self._executor(plan, submission, [job.job for job in after]), self._command(plan, submission))
         except _Refusal as error:
             said = str(error)
             write_abandoned(self.folder.ledger, submission, said[-500:])
@@ -78,7 +78,7 @@ class Submitter:
 
     def script(self, plan: JobPlan, after: Sequence[str] = (), submission: str = "00000000") -> str:
         """The sbatch script of a job, for a person to read."""
-        return self._executor(plan, submission, after)._make_submission_file_text(self._command(submission), "")
+        return self._executor(plan, submission, after)._make_submission_file_text(self._command(plan, submission), "")
 
     def _write_files(self, plan: JobPlan, submission: str) -> None:
         """What the job's workers are told: stage and runs, and how their ranks share a training."""
@@ -98,9 +98,11 @@ class Submitter:
             },
         )
 
-    def _command(self, submission: str) -> str:
-        words = [sys.executable, "-u", "-m", "lora_dist", "work", str(self._file(submission))]
-        return shlex.join(words)
+    def _command(self, plan: JobPlan, submission: str) -> str:
+        """What the script calls through srun; and, where ranks can lose each other, what follows if that fails."""
+        program, file = [sys.executable, "-u", "-m", "lora_dist"], str(self._file(submission))
+        work = shlex.join([*program, "work", file])
+        return work if plan.ranks.count == 1 else f"{work} || {shlex.join([*program, 'give-back', file])} $?"
 
     def _file(self, submission: str) -> Path:
         return (self.folder.jobs / f"{submission}.json").resolve()

@@ -19,7 +19,7 @@ from lora_dist.team import Team
 from lora_dist.training.stop import StopFlag
 from lora_dist.verbs.report import report
 from lora_dist.verbs.train import silent
-from lora_dist.world import current_job, current_world
+from lora_dist.world import SlurmJob, current_job, current_world
 
 
 def work_on(path: Path) -> Record | None:
@@ -68,15 +68,14 @@ def _work(folder: RunFolder, early: StopFlag, *, prune_only: bool = False) -> Re
 def _do_job(path: Path) -> Record | None:
     """What a cluster's job is told: its stage, its runs, how its ranks share a training."""
     told, job = _read_job(path), current_job()
-    experiment = ExperimentFolder(path.resolve().parent.parent)
     if told["stage"] == "report":
-        report([experiment.path])
+        report([_experiment_of(path).path])
         return None
     if told["launch_config"]:
         from lora_dist.dispatch.launch_environment import launch_environment
 
         os.environ.update(launch_environment(Path(told["launch_config"])))
-    folder = experiment.run(told["runs"][(job and job.element) or 0])
+    folder = _run_of(path, told, job)
     _refuse_other(folder.path)
     if job is not None:
         _print_to_log(folder)
@@ -92,10 +91,29 @@ def _do_job(path: Path) -> Record | None:
                 return None  # srun would kill the first rank for another's exit code
             Requeue(job, told["signal_seconds"]).after_stop(folder, error.signal)
             raise
-        except Exception:
-            if job is not None and current_world().is_first:
-                Requeue(job, told["signal_seconds"]).after_loss(folder)
-            raise
+
+
+def give_back(path: Path) -> None:
+    """What a job's script does when its srun has failed: the job goes back to the queue if its ranks lost each other.
+
+    Args:
+        path: the job's file, as `work_on` takes it.
+    Raises:
+        StorageError: it is none.
+    """
+    told, job = _read_job(path), current_job()
+    if job is not None:
+        Requeue(job, told["signal_seconds"]).after_loss(_run_of(path, told, job))
+
+
+def _experiment_of(path: Path) -> ExperimentFolder:
+    """The experiment that a job's file belongs to."""
+    return ExperimentFolder(path.resolve().parent.parent)
+
+
+def _run_of(path: Path, told: dict[str, Any], job: SlurmJob | None) -> RunFolder:
+    """The run that is this job's, of those in its file."""
+    return _experiment_of(path).run(told["runs"][(job and job.element) or 0])
 
 
 def _read_job(path: Path) -> dict[str, Any]:
