@@ -10,6 +10,7 @@ LoraDistError
 │   └── Refused          several of the above at once
 ├── RunsFailed           exit code 3: some runs of an experiment failed
 ├── Interrupted          exit code 4: stopped by a signal; the same command resumes
+├── NodeUnfit            a machine of a cluster lacks what a job was given
 ├── TrainingDiverged     a run's loss became NaN or infinite
 └── WorkerCrashed        a run's process ended without saying why
 """
@@ -111,6 +112,17 @@ class Interrupted(LoraDistError):
 
     def __init__(self, message: str = "interrupted: what is finished is kept; the same command resumes") -> None:
         super().__init__(message)
+
+
+class NodeUnfit(LoraDistError):
+    """A machine of a cluster lacks what a job was given, or cannot reach the others: elsewhere it may go well."""
+
+    def __init__(self, node: str, problem: str) -> None:
+        self.node, self.problem = node, problem
+        super().__init__(f"{node}: {problem}")
+
+    def __reduce__(self):
+        return (NodeUnfit, (self.node, self.problem))
 
 
 class TrainingDiverged(LoraDistError):

@@ -151,10 +151,16 @@ class SlurmJob:
     """How often the cluster has started it again."""
     nodes: str
     """As SLURM writes a list of machines: gpu[03-05]."""
-    gpus: int
-    """Over all machines."""
+    machines: int
+    gpus_here: int
+    """Of this machine; a job has as many on each."""
     element: int | None
     """Its number in the array."""
+
+    @property
+    def gpus(self) -> int:
+        """Over all machines."""
+        return self.machines * self.gpus_here
 
     def facts(self) -> dict[str, Any]:
         """What the ledger says of it."""
@@ -175,6 +181,7 @@ def current_job(variables: Mapping[str, str] = os.environ) -> SlurmJob | None:
         id=f"{array}_{element}" if array and element else variables["SLURM_JOB_ID"],
         restart=_whole(variables, "SLURM_RESTART_COUNT", 0),
         nodes=variables.get("SLURM_JOB_NODELIST", ""),
-        gpus=len(list(filter(None, here.split(",")))) * _whole(variables, "SLURM_JOB_NUM_NODES", 1),
+        machines=_whole(variables, "SLURM_JOB_NUM_NODES", 1),
+        gpus_here=len(list(filter(None, here.split(",")))),
         element=_whole(variables, "SLURM_ARRAY_TASK_ID", 0) if element else None,
     )

@@ -111,12 +111,58 @@ def test_a_pruning_comes_before_the_runs_that_share_it_and_the_report_last(tmp_p
     assert plans[1].ranks.count == 1
 
 
+def test_what_several_ranks_train_can_be_measured_apart_each_after_its_own_training(tmp_path):
+    arms = {"full": {"method": {"kind": "full"}, "grid": {"train.learning_rate": [1e-4, 2e-4]}}, "lora": {}}
+    words = ["launch.slurm.jobs={full: {nodes: 2, config: cpu_zero2}, evaluate: {time: 30}}"]
+    plans = plans_of(tmp_path, arms, *words)
+    assert [(plan.stage, plan.kind, len(plan.runs), plan.after) for plan in plans] == [
+        ("train", "full", 2, ()),
+        ("evaluate", "evaluate", 2, (0,)),
+        ("run", "lora", 1, ()),  # one rank trains and measures
+        ("report", "report", 0, (0, 1, 2)),
+    ]
+    assert plans[0].runs == plans[1].runs, "element by element"
+    assert (plans[1].ranks.count, plans[1].ask.time) == (1, "30")
+    folder = ExperimentFolder(tmp_path / "runs" / "small").run(plans[0].runs[0].id)
+    folder.create({})
+    folder.training.write_text("{}")
+    again = plans_of(tmp_path, arms, *words)
+    assert [(plan.stage, len(plan.runs), plan.after) for plan in again] == [
+        ("evaluate", 1, ()),  # trained already
+        ("train", 1, ()),
+        ("evaluate", 1, (1,)),
+        ("run", 1, ()),
+        ("report", 0, (0, 1, 2, 3)),
+    ]
+
+
+def test_a_preparation_in_a_job_comes_before_all_that_has_nothing_else_to_wait_for(tmp_path):
+    half = {"kind": "sparsegpt", "sparsity": 0.5}
+    arms = {
+        "pruned": {"method": {"kind": "base"}, "prune": half},
+        "full": {"method": {"kind": "full"}},
+    }
+    words = ["launch.slurm.prepare=job", "launch.slurm.jobs={full: {nodes: 2}, prepare: {partition: cpu}}"]
+    plans = plans_of(tmp_path, arms, *words)
+    assert [(plan.stage, len(plan.runs), plan.after) for plan in plans] == [
+        ("prepare", 2, ()),
+        ("prune", 1, (0,)),
+        ("run", 1, (1,)),
+        ("run", 1, (0,)),
+        ("report", 0, (0, 1, 2, 3)),
+    ]
+    assert not plans[0].is_array
+    assert [(world.size, world.strategy) for world in plans[0].worlds] == [(1, "plain"), (2, "zero2")]
+    assert plans[0].ask.partition == "cpu"
+
+
 def test_ranks_are_gpus_where_there_are_some_and_share_a_training_as_the_config_says(tmp_path):
     arms = {"lora": {}, "full": {"method": {"kind": "full"}}}
     words = ["launch.slurm.partition=gpu", "launch.slurm.jobs={full: {nodes: 2, gpus_per_node: 4, config: zero3}}"]
-    lora, full, _ = plans_of(tmp_path, arms, *words)
+    lora, full, measure, _ = plans_of(tmp_path, arms, *words)
     assert (lora.ranks.count, lora.ranks.gpus_per_node, lora.ranks.config) == (1, 1, None)
     assert (full.ranks.count, full.ranks.gpus_per_node, full.ranks.world.strategy) == (8, 4, "zero3")
+    assert (measure.ranks.count, measure.ranks.gpus_per_node) == (1, 1), "after ZeRO-3 one rank measures"
     on_cpus = plans_of(tmp_path, arms, "launch.slurm.jobs={full: {nodes: 2, config: cpu_zero2}}")
     assert [plan.ranks.count for plan in on_cpus] == [1, 2, 1]
     assert on_cpus[1].ranks.world.strategy == "zero2"

@@ -17,7 +17,8 @@ from lora_dist.store.attempts import close_lost_attempt
 from lora_dist.store.environment import capture_environment
 from lora_dist.store.folders import ExperimentFolder
 from lora_dist.store.heartbeat import Heartbeat, read_beat
-from lora_dist.store.ledger import ENDED, STARTED, attempts_of, write_event
+from lora_dist.store.histories import history_of
+from lora_dist.store.ledger import ENDED, STARTED, write_event
 from lora_dist.store.lines import append_line, read_lines
 from lora_dist.store.lock import Held, exclusive, holder
 from lora_dist.store.manifest import flaw_of, write_manifest
@@ -143,12 +144,13 @@ def test_attempts_count_the_time_of_killed_ones_by_their_heartbeat(tmp_path):
     time.sleep(0.3)
     beat("train", 3, 10, "")
     close_lost_attempt(folder)
-    write_event(ledger, folder.id, STARTED)
+    write_event(ledger, folder.id, STARTED, ranks=4)
     write_event(ledger, folder.id, ENDED, outcome="completed", seconds=2.0)
     write_event(ledger, "other", STARTED)
-    attempts = attempts_of(ledger, folder.id)
-    assert attempts.count == 2
-    assert 2.3 <= attempts.seconds < 3
+    history = history_of(ledger, folder.id)
+    assert len(history.attempts) == 2
+    assert 2.3 <= history.ended_seconds < 3
+    assert 8.3 <= history.device_seconds < 9, "the second one was on 4 devices"
     assert read_beat(folder.heartbeat) is None
 
 

@@ -12,7 +12,7 @@ import typer
 from lora_dist.assets import user_path
 from lora_dist.cli.arguments import experiment_of
 from lora_dist.cli.exits import Commands, run_to_exit
-from lora_dist.cli.jobs import Folder, cancel, prepare_comparison, retry, submit_comparison
+from lora_dist.cli.jobs import Folder, cancel, is_for_cluster, prepare_comparison, retry, submit_jobs, submit_one
 from lora_dist.cli.output import (
     finish,
     print_comparison,
@@ -46,6 +46,10 @@ Words = Annotated[
 ]
 
 
+OneLauncher = Annotated[str | None, typer.Option(help="slurm: as a job of a cluster; this process, if not given.")]
+Wait = Annotated[bool, typer.Option("--wait", help="With --launcher slurm: follow the jobs to their end.")]
+
+
 @app.command()
 def compare(
     words: Words = None,
@@ -58,7 +62,7 @@ def compare(
     ] = None,
     gpus_per_run: Annotated[int | None, typer.Option(help="With --launcher local: GPUs of each run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs (or jobs), start nothing.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="With --launcher slurm: follow the jobs to their end.")] = False,
+    wait: Wait = False,
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Check the runs, tokenise and make their folders; start none.")
     ] = False,
@@ -69,9 +73,10 @@ def compare(
         prepare_comparison(experiment)
         return
     if experiment.launch.launcher == "slurm":
-        result = submit_comparison(experiment, dry_run=dry_run, wait=wait)
-        if result is not None:
-            _show(result)
+        if submit_jobs(experiment, dry_run=dry_run, wait=wait) is not None:
+            from lora_dist.verbs.compare import result_of
+
+            _show(result_of(experiment))
         return
     if dry_run:
         from lora_dist.verbs.preview import free_bytes, preview
@@ -90,9 +95,16 @@ def compare(
 def train(
     words: Words = None,
     arm: Annotated[str | None, typer.Option(help="Which arm, if the experiment has several.")] = None,
+    launcher: OneLauncher = None,
+    wait: Wait = False,
 ) -> None:
     """Do one run with all its stages, to its record."""
-    experiment = experiment_of(words)
+    experiment = experiment_of(words, launcher=launcher)
+    if is_for_cluster(launcher):
+        from lora_dist.verbs.train import only_run
+
+        submit_one(experiment, only_run(experiment, arm).id, wait=wait)
+        return
     from lora_dist.cli.progress import StageView
     from lora_dist.verbs.report import report as do_report
     from lora_dist.verbs.train import train as do_train
@@ -115,14 +127,22 @@ def prune(
         str | None,
         typer.Option(metavar="A:B", help="With prune.mode=dense_inputs: only the blocks from A to before B."),
     ] = None,
+    launcher: OneLauncher = None,
+    wait: Wait = False,
 ) -> None:
     """Prune the model: SparseGPT, Wanda or magnitude, block by block. The same command resumes."""
-    experiment = experiment_of(words)
+    experiment = experiment_of(words, launcher=launcher)
     from lora_dist.cli.progress import StageView
     from lora_dist.cli.prune_output import print_pruned
     from lora_dist.verbs.prune import prune as do_prune
+    from lora_dist.verbs.prune import run_to_prune
     from lora_dist.world import current_world
 
+    if is_for_cluster(launcher):
+        if blocks is not None:
+            raise UserError(key="--blocks", problem="is for this process", fix="leave it out: jobs.prune.nodes shares")
+        submit_one(experiment, run_to_prune(experiment, arm).id, wait=wait, prune_only=True)
+        return
     with StageView() as view:
         pruned = do_prune(experiment, arm=arm, blocks=blocks, progress=view)
     if current_world().is_first:

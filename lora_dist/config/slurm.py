@@ -10,8 +10,9 @@ from pydantic import BeforeValidator, StringConstraints, field_validator
 
 from lora_dist.config.sections import Section, Text, Whole, WholeOrZero
 
-JobKind = Literal["prune", "base", "lora", "qlora", "partial", "full", "report"]
-"""What a job does: prune a model, do a run of a method to its record, or write the report."""
+JobKind = Literal["prepare", "prune", "base", "lora", "qlora", "partial", "full", "evaluate", "report"]
+"""What a job does: check and tokenise, prune a model, do a run of a method, measure what several ranks have trained,
+or write the report."""
 
 # One line, of characters that no shell and no sbatch directive take for anything else.
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._,:+@&|\[\]()*=/-]*$", max_length=200)]
@@ -105,6 +106,9 @@ class SlurmSection(JobSection):
     """A YAML file with these same settings that a group shares; what is given here comes before it."""
     setup: list[Line] = []
     """Shell lines at the top of every job, such as `module load cuda` or `source .venv/bin/activate`."""
+    prepare: Literal["here", "job"] = "here"
+    """Where runs are checked and the data is tokenised: here, before anything is submitted, so that every mistake is
+    told at once; or in a job that the others wait for, where a login node is not to do such work."""
     array_cap: Whole | None = None
     """Runs of a sweep at a time; null leaves it to the cluster."""
     signal_seconds: Whole = 120
@@ -112,7 +116,8 @@ class SlurmSection(JobSection):
     extra: dict[Word, str | int | bool] = {}
     """Any other sbatch option by its long name without dashes, such as {mail-type: FAIL}."""
     jobs: dict[JobKind, JobSection] = {}
-    """What a kind of job asks for otherwise: {full: {nodes: 2, config: zero3}, prune: {nodes: 4}}."""
+    """What a kind of job asks for otherwise: {full: {nodes: 2, config: zero3}, prune: {nodes: 4}}. With `evaluate` in
+    it, what several ranks have trained is measured by a job of its own, with one rank; after ZeRO-3 it always is."""
 
     @field_validator("extra")
     @classmethod

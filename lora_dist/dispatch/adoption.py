@@ -10,9 +10,11 @@ from lora_dist.dispatch.elements import GRACE_S, Orphans, element_of, orphans
 from lora_dist.dispatch.scheduler import Snapshot, seen_jobs
 from lora_dist.errors import ConfigError
 from lora_dist.store.folders import ExperimentFolder
-from lora_dist.store.ledger import Submission, read_submissions, write_abandoned, write_submitted
+from lora_dist.store.ledger import JobStage, Submission, read_submissions, write_abandoned, write_submitted
 
 _PATIENCE_S = 30.0
+TO_THE_RECORD: tuple[JobStage, ...] = ("run", "train", "evaluate")
+"""What brings a run to its record."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,11 @@ class Live:
     nodes: str
 
 
-def live_runs(folder: ExperimentFolder, *, adopt: bool = False) -> dict[str, str]:
-    """The jobs that wait or run by the ids of their runs; see `live_jobs`."""
-    return {job.run: job.job for job in live_jobs(folder, adopt=adopt) if job.stage == "run"}
+def live_runs(
+    folder: ExperimentFolder, *, adopt: bool = False, stages: Sequence[JobStage] = TO_THE_RECORD
+) -> dict[str, str]:
+    """The jobs of these stages that wait or run, by the ids of their runs; see `live_jobs`."""
+    return {job.run: job.job for job in live_jobs(folder, adopt=adopt) if job.stage in stages}
 
 
 def live_jobs(folder: ExperimentFolder, *, adopt: bool = False) -> list[Live]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from lora_dist.dispatch.scheduler import Snapshot
 from lora_dist.dispatch.scheduler_words import Job
 from lora_dist.store.histories import Attempt, History
-from lora_dist.store.ledger import Submission, is_job_of
+from lora_dist.store.ledger import Submission, is_array, is_job_of
 
 GRACE_S = 10.0
 """How long a job may take from the ledger into the queue and the accounts (up to 5 s seen on Slurm 22.05)."""
@@ -131,5 +131,5 @@ def element_of(submission: Submission, job: str, index: int, snapshot: Snapshot)
         if queued or starts:
             shared = name == job and index > 0
             return Element(submission, name, queued, tuple(starts), snapshot.queue_answers, shared)
-    name = f"{job}_{index}" if job and len(submission.runs) > 1 else job
+    name = f"{job}_{index}" if job and is_array(submission.stage, submission.runs) else job
     return Element(submission, name, None, (), snapshot.queue_answers)

@@ -1,6 +1,8 @@
 """The jobs of an experiment on a cluster: what each does, what it asks for, and which it waits for.
 
-prune (one job for each pruned model) -> run (an array for each method, to its record) -> report (whatever happened)
+prepare (where asked for) -> prune (one job for each pruned model) -> run (an array for each method) -> report
+
+Where several ranks train and one measures, `run` is two: train -> evaluate.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from lora_dist.pipeline.estimates import setting_of, shape_of_run
 from lora_dist.planning.choice import Hardware, choose_launch_config
 from lora_dist.planning.memory import Setting
 from lora_dist.store.folders import ExperimentFolder
-from lora_dist.store.ledger import JobStage
+from lora_dist.store.ledger import JobStage, is_array
 from lora_dist.store.manifest import read_manifest
 from lora_dist.world import World
 
@@ -52,11 +54,18 @@ class JobPlan:
     stage: JobStage
     kind: JobKind
     runs: tuple[Run, ...]
-    """The elements of the array; of a pruning the run that stands for all that share it."""
+    """The elements of the array; of a pruning the run that stands for all that share it, of a preparation all."""
     ask: JobSection
     ranks: Ranks
     after: tuple[int, ...] = ()
     """Places in the plan of the jobs that have to end well before it starts; for a report, to end."""
+    worlds: tuple[World, ...] = ()
+    """For a preparation: the ranks that each run will have."""
+
+    @property
+    def is_array(self) -> bool:
+        """Whether each of its runs is an element of its own."""
+        return is_array(self.stage, self.runs)
 
 
 def plan_jobs(runs: Sequence[Run], launch: LaunchSection, folder: ExperimentFolder, cluster: Cluster) -> list[JobPlan]:
@@ -68,29 +77,84 @@ def plan_jobs(runs: Sequence[Run], launch: LaunchSection, folder: ExperimentFold
     Raises:
         ConfigError: a launch config cannot be used, or does not go with what a job asks for.
     """
-    plans: list[JobPlan] = []
-    pruning: dict[str, int] = {}
-    arrays: dict[tuple[object, ...], tuple[JobPlan, list[Run]]] = {}
+    graph = _Graph(launch, folder, cluster)
+    if launch.slurm.prepare == "job":
+        graph.add_preparation(runs)
     for run in runs:
-        after: tuple[int, ...] = ()
-        if run.prune is not None:
-            key = run.located().pruning_key
-            if key not in pruning and read_manifest(folder.pruned(key)) is None:
-                ask = launch.slurm.job("prune")
-                pruning[key] = len(plans)
-                plans.append(JobPlan("prune", "prune", (run,), ask, _ranks(ask, launch, run, cluster, trains=False)))
-            after = (pruning[key],) if key in pruning else ()
-        ask = launch.slurm.job(run.method.kind)
-        ranks = _ranks(ask, launch, run, cluster, trains=True)
-        alike = (run.method.kind, after, ranks.config and ranks.config.path)
-        plan = JobPlan("run", run.method.kind, (), ask, ranks, after)
-        arrays.setdefault(alike, (plan, []))[1].append(run)
-    for plan, members in arrays.values():
-        for start in range(0, len(members), cluster.largest_array):
-            plans.append(replace(plan, runs=tuple(members[start : start + cluster.largest_array])))
-    ask = launch.slurm.job("report").model_copy(update={"nodes": 1})
-    plans.append(JobPlan("report", "report", (), ask, Ranks(1, 1, 0), tuple(range(len(plans)))))
-    return plans
+        graph.add_run(run)
+    graph.add_report()
+    return graph.plans
+
+
+def worlds_of(runs: Sequence[Run], launch: LaunchSection, cluster: Cluster) -> list[World]:
+    """The ranks that each run will be trained by; arguments and errors as `plan_jobs`."""
+    return [_ranks(launch.slurm.job(run.method.kind), launch, run, cluster, trains=True).world for run in runs]
+
+
+class _Graph:
+    """Jobs as they are added; runs that ask for the same are kept back, to become arrays."""
+
+    def __init__(self, launch: LaunchSection, folder: ExperimentFolder, cluster: Cluster) -> None:
+        self.launch, self.folder, self.cluster = launch, folder, cluster
+        self.plans: list[JobPlan] = []
+        self._first: tuple[int, ...] = ()
+        self._prunings: dict[str, int] = {}
+        self._alike: dict[tuple[object, ...], tuple[JobPlan, list[Run]]] = {}
+
+    def add_preparation(self, runs: Sequence[Run]) -> None:
+        worlds = tuple(worlds_of(runs, self.launch, self.cluster))
+        ask = self.launch.slurm.job("prepare").model_copy(update={"nodes": 1})
+        self._first = (self._add(JobPlan("prepare", "prepare", tuple(runs), ask, Ranks(1, 1, 0), worlds=worlds)),)
+
+    def add_run(self, run: Run) -> None:
+        ask = self.launch.slurm.job(run.method.kind)
+        ranks = _ranks(ask, self.launch, run, self.cluster, trains=True)
+        after = self._first if run.prune is None else self._pruning(run)
+        stage: JobStage = "run" if not self._is_measured_apart(run, ranks) else "train"
+        if stage == "train" and self.folder.run(run.id).training.exists():
+            plan = JobPlan("evaluate", "evaluate", (), *self._measuring())
+        else:
+            plan = JobPlan(stage, run.method.kind, (), ask, ranks, after)
+        alike = (plan.stage, plan.kind, plan.after, plan.ranks.config and plan.ranks.config.path)
+        self._alike.setdefault(alike, (plan, []))[1].append(run)
+
+    def add_report(self) -> None:
+        for plan, members in self._alike.values():
+            for start in range(0, len(members), self.cluster.largest_array):
+                runs = tuple(members[start : start + self.cluster.largest_array])
+                place = self._add(replace(plan, runs=runs))
+                if plan.stage == "train":
+                    ask, ranks = self._measuring()
+                    self._add(JobPlan("evaluate", "evaluate", runs, ask, ranks, (place,)))
+        ask = self.launch.slurm.job("report").model_copy(update={"nodes": 1})
+        self._add(JobPlan("report", "report", (), ask, Ranks(1, 1, 0), tuple(range(len(self.plans)))))
+
+    def _add(self, plan: JobPlan) -> int:
+        self.plans.append(plan)
+        return len(self.plans) - 1
+
+    def _pruning(self, run: Run) -> tuple[int, ...]:
+        """The jobs that a pruned run waits for; one prunes for all that share the model."""
+        key = run.located().pruning_key
+        if key not in self._prunings:
+            if read_manifest(self.folder.pruned(key)) is not None:
+                return self._first
+            ask = self.launch.slurm.job("prune")
+            ranks = _ranks(ask, self.launch, run, self.cluster, trains=False)
+            self._prunings[key] = self._add(JobPlan("prune", "prune", (run,), ask, ranks, self._first))
+        return (self._prunings[key],)
+
+    def _is_measured_apart(self, run: Run, ranks: Ranks) -> bool:
+        """After ZeRO-3 one rank measures, and the others would hold their GPUs meanwhile."""
+        is_shared = run.trains and ranks.count > 1
+        return is_shared and (ranks.world.strategy == "zero3" or "evaluate" in self.launch.slurm.jobs)
+
+    def _measuring(self) -> tuple[JobSection, Ranks]:
+        """One rank, unless jobs.evaluate says more: what all jobs ask for is meant for trainings."""
+        own, ask = self.launch.slurm.jobs.get("evaluate", JobSection()), self.launch.slurm.job("evaluate")
+        there = min(1, self.cluster.gpus_per_node(ask.partition))
+        gpus = there if own.gpus_per_node is None else own.gpus_per_node
+        return ask, Ranks(own.nodes or 1, gpus or own.ranks_per_node or 1, gpus)
 
 
 def _ranks(ask: JobSection, launch: LaunchSection, run: Run, cluster: Cluster, *, trains: bool) -> Ranks:

@@ -15,7 +15,15 @@ from lora_dist.dispatch.elements import GRACE_S, Element, Orphans, elements_by_r
 from lora_dist.dispatch.gpu_hours import gpu_hours
 from lora_dist.dispatch.scheduler import Snapshot
 from lora_dist.dispatch.scheduler_words import Job
-from lora_dist.dispatch.verdicts import NEVER, Action, State, Verdict, verdict_of_end, verdict_of_worker
+from lora_dist.dispatch.verdicts import (
+    NEVER,
+    Action,
+    State,
+    Verdict,
+    is_ended_by_dependency,
+    verdict_of_end,
+    verdict_of_worker,
+)
 from lora_dist.store.heartbeat import Beat
 from lora_dist.store.ledger import Submission
 from lora_dist.store.states import RunState
@@ -132,7 +140,16 @@ def _judge(
     if at.last_beat and not at.history.last.end and snapshot.time - at.last_beat.time < FRESH_S:
         queue = "it is in no queue" if snapshot.queue_answers else snapshot.why_silent
         return newest, Verdict("running", f"by its heartbeat; {queue}")
-    return newest, _judge_gone(at, newest, snapshot, found)
+    telling = _telling(at, elements)
+    return telling, _judge_gone(at, telling, snapshot, found)
+
+
+def _telling(at: RunState, elements: list[Element]) -> Element:
+    """The job whose end tells why: the newest, unless that never began since the one that it waited for had failed."""
+    newest = elements[-1]
+    if at.history.attempts and at.state in ("failed", "refused", "interrupted") and is_ended_by_dependency(newest):
+        return next((element for element in reversed(elements) if element.has_started(at.history.last)), newest)
+    return newest
 
 
 def _judge_gone(at: RunState, newest: Element, snapshot: Snapshot, found: Orphans) -> Verdict:
@@ -186,6 +203,8 @@ def _remark(at: RunState, element: Element, now: float) -> str:
     job = element.live
     if job and job.state == "COMPLETING":
         return "its job is ending"
+    if element.submission.stage == "prepare":
+        return "the runs are checked and the data is tokenised"
     beat = at.beat or at.last_beat
     if beat is None:
         return "" if at.state == "running" else "its worker has not begun yet"

@@ -20,8 +20,9 @@ from lora_dist.config.slurm import SlurmSection, mebibytes_of, minutes_of
 from lora_dist.dispatch.job_graph import JobPlan
 from lora_dist.dispatch.launch_config import write_located
 from lora_dist.errors import ConfigError
-from lora_dist.store.atomic import storage_errors, write_json
+from lora_dist.store.atomic import storage_errors
 from lora_dist.store.folders import ExperimentFolder
+from lora_dist.store.job_file import JobFile
 from lora_dist.store.ledger import write_abandoned, write_submitted, write_submitting
 
 _LONGEST_NAME = 100
@@ -88,15 +89,13 @@ class Submitter:
         config = None
         if plan.ranks.config is not None:
             config = write_located(plan.ranks.config, place / submission, processes=plan.ranks.count)
-        write_json(
-            place / f"{submission}.json",
-            {
-                "stage": plan.stage,
-                "runs": [run.id for run in plan.runs],
-                "launch_config": str(config) if config else None,
-                "signal_seconds": self.slurm.signal_seconds,
-            },
-        )
+        JobFile(
+            stage=plan.stage,
+            runs=tuple(run.id for run in plan.runs),
+            launch_config=str(config) if config else None,
+            signal_seconds=self.slurm.signal_seconds,
+            worlds=tuple((world.size, world.strategy) for world in plan.worlds),
+        ).write(place / f"{submission}.json")
 
     def _command(self, plan: JobPlan, submission: str) -> str:
         """What the script calls through srun; and, where ranks can lose each other, what follows if that fails."""
@@ -112,7 +111,7 @@ class Submitter:
 
         executor = SlurmExecutor(folder=self.folder.jobs.resolve(), python=shlex.quote(sys.executable))
         executor.update_parameters(**self._parameters(plan, submission, after))
-        if len(plan.runs) > 1:
+        if plan.is_array:
             executor.parameters["map_count"] = len(plan.runs)
         return executor
 
@@ -181,7 +180,15 @@ def job_name(plan: JobPlan, folder: ExperimentFolder, submission: str) -> str:
 def _dependency(plan: JobPlan, after: Sequence[str]) -> str | None:
     if not after:
         return None
-    return f"{'afterany' if plan.stage == 'report' else 'afterok'}:{':'.join(after)}"
+    # An element that has trained is measured whatever became of the others.
+    how = (
+        "afterany"
+        if plan.stage == "report"
+        else "aftercorr"
+        if plan.stage == "evaluate" and plan.is_array
+        else "afterok"
+    )
+    return f"{how}:{':'.join(after)}"
 
 
 def _refusal(said: str) -> str:

@@ -40,6 +40,9 @@ class Verdict:
     action: Action = ""
 
 
+_ON_THE_WAY = {"prepare": "tokenised", "prune": "pruned", "train": "trained"}
+
+
 def verdict_of_end(end: Job, element: Element, at: RunState) -> Verdict:
     """What it means that a job has ended like this and the run has no record."""
     worker = at if at.history.attempts and element.has_started(at.history.last) else None
@@ -92,16 +95,24 @@ def _by_worker(at: RunState) -> Verdict:
 def _completed(element: Element, worker: RunState | None) -> Verdict:
     if worker and worker.state in ("failed", "interrupted"):  # a launcher between may turn any exit code into 0
         return _by_worker(worker)
-    if element.submission.stage == "prune":
-        return Verdict("waiting", "pruned, and not yet measured", action="submit")
+    if element.submission.stage in _ON_THE_WAY:
+        return Verdict("waiting", f"{_ON_THE_WAY[element.submission.stage]}, and not yet measured", action="submit")
     if worker and worker.state == "waiting":
         return Verdict("waiting", worker.reason, action="submit")
     return Verdict("lost", "SLURM says COMPLETED, and there is no record", "lost", "retry")
 
 
-def _cancelled(end: Job, element: Element, *, saved: bool) -> Verdict:
+def is_ended_by_dependency(element: Element) -> bool:
+    """Whether the cluster has ended it since what it waited for had failed."""
+    end = element.end
+    if end is None or end.state != "CANCELLED":
+        return False
     by_slurm = not end.by and bool(element.submission.after)  # sbatch --kill-on-invalid-dep
-    if by_slurm or end.reason == NEVER or (element.queued and element.queued.reason == NEVER and not end.by):
+    return by_slurm or end.reason == NEVER or bool(element.queued and element.queued.reason == NEVER and not end.by)
+
+
+def _cancelled(end: Job, element: Element, *, saved: bool) -> Verdict:
+    if is_ended_by_dependency(element):
         return Verdict("failed", f"{NEVER}: what it waited for has failed", "dependency", "mend")
     who = f" {end.by}" if end.by else ""
     return Verdict("cancelled", f"cancelled{who}{', saved before' if saved else ''}", "cancelled", "retry")

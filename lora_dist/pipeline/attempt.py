@@ -36,7 +36,13 @@ class Attempt:
         self.folder.heartbeat.unlink(missing_ok=True)
         self.folder.outcome.unlink(missing_ok=True)
         job = current_job()
-        write_event(self.folder.experiment.ledger, self.folder.id, STARTED, **(job.facts() if job else {}))
+        write_event(
+            self.folder.experiment.ledger,
+            self.folder.id,
+            STARTED,
+            ranks=self.team.world.size,
+            **(job.facts() if job else {}),
+        )
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         outcome, message, facts = _end_of(error)

@@ -33,7 +33,7 @@ from lora_dist.pipeline.prune_figures import prune_part
 from lora_dist.store.atomic import make_folder, write_json, write_text
 from lora_dist.store.environment import capture_environment
 from lora_dist.store.folders import RunFolder
-from lora_dist.store.ledger import attempts_of
+from lora_dist.store.histories import history_of
 from lora_dist.store.record import DataPart, Generation, ModelPart, Record, TrainPart
 from lora_dist.team import Team
 
@@ -88,7 +88,7 @@ def measure_run(
     }
     generation = _generate(run, folder, tokens, tokenizer, model, team, progress)
     model_part, train_part = _trained_parts(run, folder, model)
-    attempts = attempts_of(folder.experiment.ledger, folder.id)
+    before = history_of(folder.experiment.ledger, folder.id)
     record = Record(
         run_id=folder.id,
         arm=run.arm,
@@ -103,9 +103,9 @@ def measure_run(
         evaluate=evaluate,
         generation=generation,
         environment=_environment(device),
-        attempts=max(1, attempts.count),
-        device_seconds=(attempts.seconds + seconds_before + time.perf_counter() - started)
-        * (devices or team.world.size),
+        attempts=max(1, len(before.attempts)),
+        device_seconds=before.device_seconds
+        + (seconds_before + time.perf_counter() - started) * (devices or team.world.size),
     )
     team.first_does(lambda: _write(folder, record))
     return record

@@ -23,6 +23,7 @@ from lora_dist.pipeline.alone import measure_alone
 from lora_dist.pipeline.attempt import Attempt
 from lora_dist.pipeline.fallback import as_decided, decide_method
 from lora_dist.pipeline.measure import measure_run
+from lora_dist.pipeline.node_checks import check_disk
 from lora_dist.pipeline.preflight import tokens_on_disk
 from lora_dist.pipeline.prune_figures import linears_pruned, prune_part
 from lora_dist.pipeline.pruned import prune_stage
@@ -33,25 +34,28 @@ from lora_dist.store.record import PrunePart, Record
 from lora_dist.team import Team
 from lora_dist.training.stop import StopFlag
 from lora_dist.training.trainer import train_run
+from lora_dist.world import current_job
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int, str], None]
 T = TypeVar("T")
 
 
-def work(path: Path, team: Team, progress: Progress) -> Record | None:
+def work(path: Path, team: Team, progress: Progress, *, only_training: bool = False) -> Record | None:
     """Do what is missing of the run in `path`, under its lock, and write how that ended to `outcome.json`.
 
     Every rank of the team calls this, and leaves the team with it. Signals (see `training.stop`) end it at the next
     step, saved. Returns the record, or None on a rank that has left before the evaluation.
 
+    Args:
+        only_training: leave the evaluation to another worker.
     Raises:
         Held: another worker has the run.
         Interrupted: a signal came to one of the ranks (outcome `interrupted`); the same call resumes.
         UserError: something the user can mend (outcome `refused`).
         LoraDistError: the run failed (outcome `failed`).
     """
-    return _attempt(path, team, lambda folder, stop: _stages(folder, team, stop, progress), progress)
+    return _attempt(path, team, lambda folder, stop: _stages(folder, team, stop, progress, only_training), progress)
 
 
 def prune_only(
@@ -123,7 +127,9 @@ def _see_each_other(folder: RunFolder, team: Team) -> None:
         )
 
 
-def _stages(folder: RunFolder, team: Team, stop: StopFlag, progress: Progress) -> Record | None:
+def _stages(
+    folder: RunFolder, team: Team, stop: StopFlag, progress: Progress, only_training: bool = False
+) -> Record | None:
     """prepare -> [prune] -> [train] -> evaluate."""
     started = time.perf_counter()
     run = read_run(folder)
@@ -137,6 +143,8 @@ def _stages(folder: RunFolder, team: Team, stop: StopFlag, progress: Progress) -
     gpu_bytes = memory_of(team.world) if team.world.size == 1 else None
     team.first_does(lambda: decide_method(run, folder, gpu_bytes))
     run = as_decided(run, folder)
+    if current_job() is not None:
+        check_disk(run, folder, team)
     tokenizer = load_tokenizer(run.model)
     tokens = team.first_does(lambda: tokens_of(run, folder, tokenizer, alone))
     if run.prune:
@@ -144,6 +152,8 @@ def _stages(folder: RunFolder, team: Team, stop: StopFlag, progress: Progress) -
     if run.trains and not team.first_does(lambda: folder.training.exists() and folder.model.is_dir()):
         train_run(run, folder, tokens, tokenizer, team, stop, lambda *beat: progress("train", *beat))
         release_memory()
+    if only_training:
+        return None
     elapsed = time.perf_counter() - started
     if team.world.strategy == "zero3":  # its engine has changed how this process opens models
         team.leave()

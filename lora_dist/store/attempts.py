@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.heartbeat import read_beat
-from lora_dist.store.ledger import ENDED, write_event
+from lora_dist.store.ledger import ENDED, STARTED, write_event
 
 LOST = "lost"
 STOPPED = "stopped before it could save; its newest checkpoint is kept"
@@ -12,6 +15,18 @@ RANK_LOST = "another rank was lost"
 """How the message begins of a run that failed because a rank of it was gone."""
 FINISHED = "done"
 """The stage of the last beat of an attempt that came to its end."""
+
+
+def write_unbegun(folder: RunFolder, outcome: str, message: str, job: Mapping[str, Any], **facts: Any) -> None:
+    """Enter an attempt that ended before there was anything to be done, such as a check that failed.
+
+    Args:
+        job: the cluster's job that it ran in.
+        facts: for `outcome.json`.
+    """
+    write_event(folder.experiment.ledger, folder.id, STARTED, **job)
+    write_event(folder.experiment.ledger, folder.id, ENDED, outcome=outcome, seconds=0.0)
+    folder.write_outcome(outcome, message, **facts)
 
 
 def close_lost_attempt(folder: RunFolder, outcome: str | None = None, message: str = "") -> None:

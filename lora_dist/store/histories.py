@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lora_dist.store.ledger import ENDED, REQUEUED, RESUMED, STARTED
+from lora_dist.store.lines import read_lines
 
 
 @dataclass
@@ -23,6 +25,8 @@ class Attempt:
     """As SLURM writes a list of machines: gpu[03-05]."""
     gpus: int | None = None
     """Over all machines; None where the ledger does not say."""
+    ranks: int = 1
+    """Processes that worked on it together."""
     first_step: int = 0
     """The step of the checkpoint that it went on from; 0 when it began anew."""
     has_resumed: bool = False
@@ -55,6 +59,16 @@ class History:
         """The newest attempt; an empty one when there is none."""
         return self.attempts[-1] if self.attempts else Attempt()
 
+    @property
+    def device_seconds(self) -> float:
+        """Seconds times ranks, of all ended attempts."""
+        return sum(attempt.seconds * attempt.ranks for attempt in self.attempts)
+
+
+def history_of(ledger: Path, run_id: str) -> History:
+    """The history of one run; an empty one when the ledger does not know it."""
+    return histories_in(read_lines(ledger)).get(run_id, History())
+
 
 def histories_in(events: Iterable[dict[str, Any]]) -> dict[str, History]:
     """The history of every run among these events, by its id."""
@@ -84,11 +98,12 @@ def _enter(history: History, event: dict[str, Any]) -> None:
 
 
 def _begun(event: dict[str, Any]) -> Attempt:
-    gpus = event.get("gpus")
+    gpus, ranks = event.get("gpus"), event.get("ranks")
     return Attempt(
         started=float(event.get("time") or 0.0),
         job=str(event.get("job") or ""),
         restart=int(event.get("restart") or 0),
         nodes=str(event.get("nodes") or ""),
         gpus=gpus if isinstance(gpus, int) else None,
+        ranks=ranks if isinstance(ranks, int) else 1,
     )

@@ -15,8 +15,9 @@ from lora_dist.store.lines import append_line, read_lines
 STARTED, RESUMED, ENDED = "started", "resumed", "ended"
 SUBMITTING, SUBMITTED, ABANDONED, CANCELLED = "submitting", "submitted", "abandoned", "cancelled"
 REQUEUED = "requeued"
-JobStage = Literal["prune", "run", "report"]
-"""What a job does: prune a model, do runs to their records, or write the report."""
+JobStage = Literal["prepare", "prune", "run", "train", "evaluate", "report"]
+"""What a job does: check all runs and tokenise, prune a model, do runs to their records (or their training and then
+their evaluation, each in a job of its own), or write the report."""
 
 
 def write_event(ledger: Path, run_id: str, event: str, **facts: Any) -> None:
@@ -29,25 +30,14 @@ def _write(ledger: Path, event: str, facts: dict[str, Any]) -> None:
     append_line(ledger, said | facts)
 
 
-@dataclass(frozen=True)
-class Attempts:
-    """The attempts at one run so far."""
-
-    count: int
-    seconds: float
-    """Wall-clock seconds of those that are known to have ended."""
-
-
-def attempts_of(ledger: Path, run_id: str) -> Attempts:
-    """How often a run was started, and how long its ended attempts took together."""
-    events = [event for event in read_lines(ledger) if event.get("run") == run_id]
-    started = sum(event.get("event") == STARTED for event in events)
-    return Attempts(started, sum(event.get("seconds", 0.0) for event in events if event.get("event") == ENDED))
-
-
 def resumed_steps(ledger: Path, run_id: str) -> list[int]:
     """The checkpoints that a run has gone on from, over all its attempts."""
     return [line["step"] for line in read_lines(ledger) if line.get("run") == run_id and line.get("event") == RESUMED]
+
+
+def is_array(stage: JobStage, runs: Sequence[object]) -> bool:
+    """Whether a job does each of its runs in an element of its own; what is done once for several runs is no array."""
+    return stage in ("run", "train", "evaluate") and len(runs) > 1
 
 
 def is_job_of(name: str, submission: str) -> bool:

@@ -87,8 +87,11 @@ def _state_of(folder: RunFolder, history: History) -> RunState:
 
 def _unmeasured(folder: RunFolder) -> str:
     """Why a run that ended well has no record."""
-    if folder.pruned.is_dir() and not folder.scores.is_dir():
-        return "pruned, and not yet measured"
+    if not folder.scores.is_dir():
+        if folder.training.exists():
+            return "trained, and not yet measured"
+        if folder.pruned.is_dir():
+            return "pruned, and not yet measured"
     return "its record is gone: it will be measured again"
 
 

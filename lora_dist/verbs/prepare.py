@@ -55,6 +55,15 @@ class Outset:
                 check_runs(nursery, wanted, worlds, self.folder, listener, stop)
             make_run_folders(self.experiment, self.runs, self.folder)
 
+    def make_folders(self) -> None:
+        """Make the folders of all runs, for a job that then checks them.
+
+        Raises:
+            StorageError: the disk is full or the folder is not writable.
+        """
+        with claimed(self.folder):
+            make_run_folders(self.experiment, self.runs, self.folder)
+
 
 def prepare(experiment: Experiment, *, listener: Listener | None = None) -> list[Path]:
     """compare --prepare: make ready every run that has no record, for jobs that then do each in one process; returns

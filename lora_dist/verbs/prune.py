@@ -50,6 +50,11 @@ def run_to_prune(experiment: Experiment, arm: str | None = None) -> Run:
     return runs[0]
 
 
+def untrained(run: Run) -> Run:
+    """What is checked of a run that is to be pruned and no more."""
+    return run.model_copy(update={"method": run.method.model_copy(update={"kind": "base"})})
+
+
 def prune(
     experiment: Experiment, *, arm: str | None = None, blocks: str | None = None, progress: Progress | None = None
 ) -> Pruned | None:
@@ -73,8 +78,7 @@ def prune(
     from lora_dist.pipeline.worker import prune_only  # imports the stack, which takes 10 s
 
     team, show = Team.join(world), progress or silent
-    untrained = run.model_copy(update={"method": run.method.model_copy(update={"kind": "base"})})
-    team.first_does(lambda: prepare(experiment, run, folder, world, show, checked=untrained, blocks=chosen))
+    team.first_does(lambda: prepare(experiment, run, folder, world, show, checked=untrained(run), blocks=chosen))
     run_folder = folder.run(run.id)
     found = prune_only(run_folder.path, team, progress_of(run_folder, show) if world.is_first else silent, chosen)
     if found is None:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lora_dist.config.expansion import expand
 from lora_dist.config.experiment import Experiment, Run
-from lora_dist.config.launch import LaunchSection
 from lora_dist.config.profile import with_profile
-from lora_dist.dispatch.adoption import live_runs
+from lora_dist.dispatch.adoption import TO_THE_RECORD, live_runs
 from lora_dist.dispatch.children import Nursery
 from lora_dist.dispatch.cluster import Cluster, end_jobs, problems_with, read_cluster
 from lora_dist.dispatch.events import Listener
-from lora_dist.dispatch.job_graph import JobPlan, plan_jobs
+from lora_dist.dispatch.job_graph import JobPlan, plan_jobs, worlds_of
 from lora_dist.dispatch.submission import Submitted, Submitter
-from lora_dist.errors import ConfigError, raise_together
+from lora_dist.errors import ConfigError, Problem, raise_together
 from lora_dist.store.folders import ExperimentFolder
 from lora_dist.store.ledger import write_cancelled
 from lora_dist.store.lock import exclusive
 from lora_dist.training.stop import StopFlag
 from lora_dist.verbs.folders import folder_of, unfinished
 from lora_dist.verbs.prepare import Outset
+from lora_dist.verbs.prune import untrained
+from lora_dist.world import World
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,11 @@ class JobPreview:
 
 
 def submit(
-    experiment: Experiment, *, only: Sequence[str] | None = None, listener: Listener | None = None
+    experiment: Experiment,
+    *,
+    only: Sequence[str] | None = None,
+    prune_only: bool = False,
+    listener: Listener | None = None,
 ) -> SubmitResult:
     """Submit a job for every run that has no record and no job, those that others wait for first.
 
@@ -55,64 +60,88 @@ def submit(
 
     Args:
         only: of the runs with these ids alone.
+        prune_only: the prunings of these runs alone.
     Raises:
         Refused: something the user can mend is wrong; nothing has been submitted then.
         ConfigError: there is no cluster here, or it refuses a job.
         Held: another process submits jobs of this experiment.
         Interrupted: a signal came before anything was submitted.
     """
-    listener, launch = listener or Listener(), _launch_of(experiment)
+    asked = _Asked(experiment, only, prune_only)
     outset, cluster = Outset.of(experiment), read_cluster()
-    folder, live = outset.folder, live_runs(outset.folder)
-    wanted = [run for run in outset.missing if run.id not in live and (only is None or run.id in only)]
-    plans = _checked(wanted, launch, folder, cluster)
-    worlds = {run.id: plan.ranks.world for plan in plans for run in plan.runs if plan.stage == "run"}
-    stop = StopFlag(dies_when_asked_again=False)
-    with stop.listening(), Nursery() as nursery:
-        outset.make_ready(wanted, [worlds[run.id] for run in wanted], nursery, listener, stop)
+    folder, live = outset.folder, asked.live(outset.folder)
+    wanted = asked.wanted(outset.missing, live)
+    asked.plans(wanted, folder, cluster)
+    if asked.launch.slurm.prepare == "here":
+        stop = StopFlag(dies_when_asked_again=False)
+        with stop.listening(), Nursery() as nursery:
+            outset.make_ready(*asked.to_check(wanted, cluster), nursery, listener or Listener(), stop)
+    else:
+        outset.make_folders()
     with exclusive(folder.submit_lock):
-        live = live_runs(folder, adopt=True)  # another submitter may have been at work meanwhile
-        wanted = [run for run in wanted if run.id not in live]
-        jobs = _submit_all(_checked(wanted, launch, folder, cluster), Submitter(folder, launch.slurm))
+        live = asked.live(folder, adopt=True)  # another submitter may have been at work meanwhile
+        plans = asked.plans(asked.wanted(wanted, live), folder, cluster)
+        jobs = _submit_all(plans, Submitter(folder, asked.launch.slurm))
     return SubmitResult(folder, jobs, live, len(outset.runs) - len(unfinished(outset.runs, folder)))
 
 
-def preview_jobs(experiment: Experiment) -> list[JobPreview]:
-    """The jobs that `submit` would submit; writes nothing.
-
-    Raises:
-        UserError: as `submit`.
-    """
-    launch, folder = _launch_of(experiment), folder_of(experiment)
+def preview_jobs(
+    experiment: Experiment, *, only: Sequence[str] | None = None, prune_only: bool = False
+) -> list[JobPreview]:
+    """The jobs that `submit` would submit; writes nothing. Arguments and errors as there."""
+    asked, folder = _Asked(experiment, only, prune_only), folder_of(experiment)
     runs = unfinished(expand(experiment), folder)
-    live = live_runs(folder)
-    plans = _checked([run for run in runs if run.id not in live], launch, folder, read_cluster())
-    submitter = Submitter(folder, launch.slurm)
+    plans = asked.plans(asked.wanted(runs, asked.live(folder)), folder, read_cluster())
+    submitter = Submitter(folder, asked.launch.slurm)
     return [JobPreview(plan, submitter.script(plan, [f"<job {place + 1}>" for place in plan.after])) for plan in plans]
 
 
-def _launch_of(experiment: Experiment) -> LaunchSection:
-    return experiment.launch.model_copy(update={"slurm": with_profile(experiment.launch.slurm)})
+class _Asked:
+    """Which runs are asked for, and how far."""
 
+    def __init__(self, experiment: Experiment, only: Sequence[str] | None, prune_only: bool) -> None:
+        launch = experiment.launch
+        self.launch = launch.model_copy(update={"slurm": with_profile(launch.slurm)})
+        self.only, self.prune_only = only, prune_only
 
-def _checked(runs: Sequence[Run], launch: LaunchSection, folder: ExperimentFolder, cluster: Cluster) -> list[JobPlan]:
-    """The jobs of these runs, as far as the cluster can do them."""
-    if not runs:
-        return []
-    plans = plan_jobs(runs, launch, folder, cluster)
-    raise_together(
-        problem
-        for plan in plans
-        for problem in problems_with(
+    def live(self, folder: ExperimentFolder, *, adopt: bool = False) -> dict[str, str]:
+        """What is on its way already, by run; see `live_runs`."""
+        return live_runs(folder, adopt=adopt, stages=("prune",) if self.prune_only else TO_THE_RECORD)
+
+    def wanted(self, runs: Sequence[Run], live: Mapping[str, str]) -> list[Run]:
+        """Those of these runs that need a job."""
+        return [run for run in runs if run.id not in live and (self.only is None or run.id in self.only)]
+
+    def to_check(self, runs: Sequence[Run], cluster: Cluster) -> tuple[list[Run], list[World]]:
+        """What of these runs is checked, and the ranks that each will have."""
+        if self.prune_only:
+            return [untrained(run) for run in runs], [World()] * len(runs)
+        return list(runs), worlds_of(runs, self.launch, cluster)
+
+    def plans(self, runs: Sequence[Run], folder: ExperimentFolder, cluster: Cluster) -> list[JobPlan]:
+        """The jobs of these runs, as far as the cluster can do them.
+
+        Raises:
+            Refused: it cannot.
+        """
+        if not runs:
+            return []
+        plans = plan_jobs(runs, self.launch, folder, cluster)
+        if self.prune_only:  # they come first, so that their places stay
+            plans = [plan for plan in plans if plan.stage in ("prepare", "prune")]
+            plans = plans if any(plan.stage == "prune" for plan in plans) else []
+        raise_together(problem for plan in plans for problem in self._problems(plan, cluster))
+        return plans
+
+    def _problems(self, plan: JobPlan, cluster: Cluster) -> Iterator[Problem]:
+        return problems_with(
             plan.ask,
             plan.ranks.nodes,
             plan.ranks.gpus_per_node,
             plan.ranks.per_node * (plan.ask.cpus_per_rank or 1),
             cluster,
-            f"launch.slurm.jobs.{plan.kind}" if plan.kind in launch.slurm.jobs else "launch.slurm",
+            f"launch.slurm.jobs.{plan.kind}" if plan.kind in self.launch.slurm.jobs else "launch.slurm",
         )
-    )
-    return plans
 
 
 def _submit_all(plans: Sequence[JobPlan], submitter: Submitter) -> list[Submitted]:

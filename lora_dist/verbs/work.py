@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from lora_dist.dispatch.requeue import Requeue
-from lora_dist.errors import Interrupted, StorageError
+from lora_dist.errors import ConfigError, Interrupted, NodeUnfit, StorageError
 from lora_dist.store.atomic import make_folder
-from lora_dist.store.folders import ExperimentFolder, RunFolder
+from lora_dist.store.attempts import write_unbegun
+from lora_dist.store.folders import RunFolder
 from lora_dist.store.heartbeat import Heartbeat
+from lora_dist.store.job_file import JobFile, experiment_of, read_job_file
+from lora_dist.store.ledger import JobStage
 from lora_dist.store.record import Record
 from lora_dist.team import Team
 from lora_dist.training.stop import StopFlag
 from lora_dist.verbs.report import report
 from lora_dist.verbs.train import silent
-from lora_dist.world import SlurmJob, current_job, current_world
+from lora_dist.world import SlurmJob, World, current_job, current_world
 
 
 def work_on(path: Path) -> Record | None:
@@ -34,6 +35,7 @@ def work_on(path: Path) -> Record | None:
         Interrupted: a signal came; what there was to save is saved.
         UserError: something the user can mend.
         Held: another process has the run.
+        NodeUnfit: this machine has not what the job was given.
     """
     if path.is_file():
         return _do_job(path)
@@ -46,51 +48,76 @@ def _refuse_other(path: Path) -> None:
         raise StorageError(key=str(path), problem="is not a run's folder (no config.yaml in it)", fix="give <run-id>/")
 
 
-def _work(folder: RunFolder, early: StopFlag, *, prune_only: bool = False) -> Record | None:
-    """The stages of a run, or its pruning alone, on this rank; `early` has heard what came while the stack loaded."""
+def _work(folder: RunFolder, early: StopFlag, stage: JobStage = "run") -> Record | None:
+    """A stage of a run on this rank; `early` has heard what came while the stack loaded."""
     world = current_world()
     logging.basicConfig(
         level=logging.INFO if world.is_first else logging.WARNING,
         format=f"%(asctime)s rank {world.rank} %(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    team = Team.join(world)
+    team = _meet(world, folder)
     from lora_dist.pipeline import worker  # imports the stack
 
     early.check_together(team)
     progress = Heartbeat(folder.heartbeat) if world.is_first else silent
-    if prune_only:
+    if stage == "prune":
         worker.prune_only(folder.path, team, progress)
         return None
-    return worker.work(folder.path, team, progress)
+    return worker.work(folder.path, team, progress, only_training=stage == "train")
+
+
+def _meet(world: World, folder: RunFolder) -> Team:
+    """Join the other ranks; in a job of a cluster its machines are looked at first."""
+    job = current_job()
+    if job is None:
+        return Team.join(world)
+    from lora_dist.pipeline.node_checks import check_node, check_team  # imports torch
+
+    try:
+        check_node(world, job)
+        team = Team.join(world)
+        check_team(team)
+    except (NodeUnfit, ConfigError) as error:  # whoever meets it says so: the others may not live to
+        node = {"node": error.node} if isinstance(error, NodeUnfit) else {}
+        write_unbegun(folder, "failed", str(error), job.facts(), **node)
+        raise
+    return team
 
 
 def _do_job(path: Path) -> Record | None:
     """What a cluster's job is told: its stage, its runs, how its ranks share a training."""
-    told, job = _read_job(path), current_job()
-    if told["stage"] == "report":
-        report([_experiment_of(path).path])
+    told, job = read_job_file(path), current_job()
+    if told.stage == "report":
+        report([experiment_of(path).path])
         return None
-    if told["launch_config"]:
+    if told.launch_config:
         from lora_dist.dispatch.launch_environment import launch_environment
 
-        os.environ.update(launch_environment(Path(told["launch_config"])))
-    folder = _run_of(path, told, job)
+        os.environ.update(launch_environment(Path(told.launch_config)))
+    folder = told.run(path, job.element if job else None)
     _refuse_other(folder.path)
-    if job is not None:
+    if job is not None and told.stage != "prepare":
         _print_to_log(folder)
     # Listening all along: a signal must not end this process while it loads, or while it gives the job back.
     stop = StopFlag(dies_when_asked_again=False)
     with stop.listening(), stop.named():
         try:
-            return _work(folder, stop, prune_only=told["stage"] == "prune")
+            return _prepare(path, told, job, stop) if told.stage == "prepare" else _work(folder, stop, told.stage)
         except Interrupted as error:
             if job is None:
                 raise
             if not current_world().is_first:
                 return None  # srun would kill the first rank for another's exit code
-            Requeue(job, told["signal_seconds"]).after_stop(folder, error.signal)
+            Requeue(job, told.signal_seconds).after_stop(folder, error.signal)
             raise
+
+
+def _prepare(path: Path, told: JobFile, job: SlurmJob | None, stop: StopFlag) -> None:
+    from lora_dist.pipeline.preparation import prepare_runs  # imports the stack
+
+    worlds = [World(0, size, 0, strategy) for size, strategy in told.worlds]
+    prepare_runs(experiment_of(path), told.runs, worlds, job, lambda *_: stop.check())
 
 
 def give_back(path: Path) -> None:
@@ -101,29 +128,9 @@ def give_back(path: Path) -> None:
     Raises:
         StorageError: it is none.
     """
-    told, job = _read_job(path), current_job()
+    told, job = read_job_file(path), current_job()
     if job is not None:
-        Requeue(job, told["signal_seconds"]).after_loss(_run_of(path, told, job))
-
-
-def _experiment_of(path: Path) -> ExperimentFolder:
-    """The experiment that a job's file belongs to."""
-    return ExperimentFolder(path.resolve().parent.parent)
-
-
-def _run_of(path: Path, told: dict[str, Any], job: SlurmJob | None) -> RunFolder:
-    """The run that is this job's, of those in its file."""
-    return _experiment_of(path).run(told["runs"][(job and job.element) or 0])
-
-
-def _read_job(path: Path) -> dict[str, Any]:
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if told["stage"] in ("prune", "run", "report") and isinstance(told["runs"], list):
-            return told
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise StorageError(key=str(path), problem="says no job of a cluster", fix="give a run's folder, <run-id>/")
+        Requeue(job, told.signal_seconds).after_loss(told.run(path, job.element))
 
 
 def _print_to_log(folder: RunFolder) -> None:
