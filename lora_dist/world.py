@@ -71,13 +71,14 @@ def meeting_place(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
     size = variables.get("SLURM_STEP_NUM_TASKS", "1")
     if "RANK" in variables or "SLURM_PROCID" not in variables or not size.isdecimal() or int(size) < 2:
         return {}
-    job, step = (int(variables.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")  # a job that comes back: its old port may linger
+    job, step, restart = (int(variables.get(name) or "0") for name in names)
     return {
         "RANK": variables["SLURM_PROCID"],
         "WORLD_SIZE": size,
         "LOCAL_RANK": variables.get("SLURM_LOCALID", "0"),
         "MASTER_ADDR": variables.get("MASTER_ADDR") or _first_host(variables.get("SLURM_STEP_NODELIST", "")),
-        "MASTER_PORT": variables.get("MASTER_PORT") or str(_PORTS[0] + (31 * job + step) % len(_PORTS)),
+        "MASTER_PORT": variables.get("MASTER_PORT") or str(_PORTS[0] + (31 * job + step + 7 * restart) % len(_PORTS)),
     }
 
 
