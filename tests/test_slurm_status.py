@@ -114,6 +114,7 @@ def test_without_accounting_the_workers_and_the_queue_have_to_do(tmp_path, slurm
         ("", "", 60, "never_reached"),
         ("", "", 1, "unknown"),
     ],
+    ids=["in the queue", "in the accounts", "nowhere", "too young"],
 )
 def test_a_submission_without_a_job_is_found_by_its_name(tmp_path, slurm, queue, accounts, age, found):
     case = Case(tmp_path, age=age)
