@@ -51,7 +51,7 @@ def verdict_of_end(end: Job, element: Element, at: RunState) -> Verdict:
         case "COMPLETED":
             return _completed(element, worker)
         case "TIMEOUT":
-            if _has_advanced(at, saved=saved):
+            if worker and _has_advanced(worker, saved=saved):
                 return Verdict(
                     "interrupted", "it met its time limit, and goes on from its checkpoint", "timeout", "resume"
                 )
