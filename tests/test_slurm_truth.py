@@ -1,4 +1,4 @@
-"""Who is believed of a run: record, lock, the worker's outcome, heartbeat, sacct on ends, squeue on what waits or runs."""
+"""Who is believed of a run: record, lock, the worker, its heartbeat, sacct on ends, squeue on what waits or runs."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_a_job_in_no_queue_is_lost_only_when_it_has_had_the_time_to_get_there(tm
 
 
 def test_a_job_that_left_the_accounts_before_it_began_was_cancelled(tmp_path, slurm):
-    """As Slurm 22.05 does with an element of an array that is cancelled while it is held; see job 8_1 in slurm_replies."""
+    # As Slurm 22.05 leaves an element of an array that is cancelled while it is held: job 8_1 in slurm_replies.
     row = Case(tmp_path).submitted().row()
     assert (row.state, row.reason) == ("cancelled", "job 7 left the queue before it started")
     assert Case(tmp_path / "begun").submitted().started().row().state == "lost"
