@@ -100,8 +100,9 @@ def _completed(element: Element, worker: RunState | None) -> Verdict:
 
 
 def _cancelled(end: Job, element: Element, *, saved: bool) -> Verdict:
-    by_slurm = not end.by and bool(element.submission.after)  # sbatch --kill-on-invalid-dep
-    if by_slurm or end.reason == NEVER or (element.queued and element.queued.reason == NEVER and not end.by):
+    by_slurm = not end.by and not element.submission.is_cancelled
+    is_for_ever = end.reason == NEVER or (element.queued is not None and element.queued.reason == NEVER)
+    if by_slurm and (element.submission.after or is_for_ever):  # sbatch --kill-on-invalid-dep
         return Verdict("failed", f"{NEVER}: what it waited for has failed", "dependency", "mend")
     who = f" {end.by}" if end.by else ""
     return Verdict("cancelled", f"cancelled{who}{', saved before' if saved else ''}", "cancelled", "retry")
