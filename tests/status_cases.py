@@ -12,6 +12,8 @@ from pathlib import Path
 from slurm_replies import sacct_line, squeue_line
 from test_reporting_synthetic import Synthetic
 
+from lora_dist.dispatch.scheduler import Snapshot
+from lora_dist.dispatch.scheduler_words import Job, sacct_jobs, squeue_jobs
 from lora_dist.reporting.status_table import StatusRow
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.ledger import ENDED, STARTED, JobStage, write_event, write_submitted, write_submitting
@@ -123,3 +125,24 @@ def accounted(
     start = int(time.time() - ago)
     told = {"start": start, "end": start + elapsed} if elapsed else {"nodes": "None assigned"}
     return sacct_line(job, state, f"small-lora.{submission}", elapsed, gpus, **{**told, **said})
+
+
+def snapshot_of(
+    squeue: str = "", sacct: str | None = "", *, now: float | None = None, silent: Sequence[str] = ()
+) -> Snapshot:
+    """What is seen of these lines, without two processes: for properties that are tried a hundred times.
+
+    Args:
+        sacct: None is a cluster without accounts.
+        silent: the commands that do not answer.
+    """
+    accounts: dict[str, list[Job]] = {}
+    for job in sacct_jobs(sacct or "") if "sacct" not in silent else ():
+        accounts.setdefault(job.id, []).append(job)
+    return Snapshot(
+        time=time.time() if now is None else now,
+        queue={job.id: job for job in squeue_jobs(squeue)} if "squeue" not in silent else {},
+        accounts=accounts,
+        said_nothing=dict.fromkeys(silent, "did not answer in time"),
+        has_accounting=sacct is not None,
+    )
