@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
-import pty
-import re
-import select
 import signal
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +14,7 @@ import pytest
 from conftest import run_cli
 from slurm_replies import NO_CONTROLLER
 from status_cases import Case, accounted, queued
+from terminal import Terminal
 from test_reporting_synthetic import ENVIRONMENT, record_of, write_split
 
 from lora_dist.cli.watch import follow
@@ -127,15 +122,16 @@ def test_watch_with_json_is_refused_and_asks_nobody(tmp_path, slurm):
 
 @pytest.fixture
 def worker(tmp_path, slurm) -> Iterator[tuple[Case, subprocess.Popen]]:
-    """A run whose worker, a process of its own, holds the lock; and the case that it is in."""
+    """Two runs, and the worker of the second: a process of its own that holds its lock."""
     case = Case(tmp_path, points=2).submitted()
     code = (
         "import sys, time; from pathlib import Path; from lora_dist.store.lock import exclusive\n"
         "with exclusive(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
     )
-    held = subprocess.Popen([sys.executable, "-c", code, str(case.run.lock)], stdout=subprocess.PIPE, text=True)
+    lock = case.folder.run(case.runs[1].id).lock
+    held = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE, text=True)
     assert held.stdout.readline() == "held\n"
-    slurm.says(queued("RUNNING", job="7_0") + queued("PENDING", "Priority", job="7_1"))
+    slurm.says(queued("PENDING", "Priority", job="7_0") + queued("RUNNING", job="7_1"))
     slurm.put("scancel")
     yield case, held
     held.kill()
@@ -154,7 +150,7 @@ def test_ctrl_c_ends_a_watch_with_a_line_and_leaves_what_runs_alone(tmp_path, sl
     out, err = watch.communicate(timeout=PATIENCE_S)
     assert (watch.returncode, out, err) == (4, "", "no longer watching; what runs goes on\n")
     assert held.poll() is None
-    assert case.row().state == "running"
+    assert case.look().rows[1].state == "running"
     assert case.folder.ledger.read_text() == before
     assert {arguments[0] for arguments, _ in slurm.calls()} == {"--me", "-X"}, "and no scancel"
 
@@ -165,7 +161,7 @@ def test_ctrl_c_ends_a_watch_that_waits_for_a_hanging_scheduler_and_what_it_had_
     watch = subprocess.Popen(
         [*LORA_DIST, "status", str(case.folder.path), "--watch"], stderr=subprocess.PIPE, text=True
     )
-    wait_until(slurm.calls)
+    wait_until(lambda: len(slurm.calls()) == 2)
     watch.send_signal(signal.SIGINT)
     assert watch.communicate(timeout=4)[1] == "no longer watching; what runs goes on\n"
     assert watch.returncode == 4
@@ -187,57 +183,13 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-class Terminal:
-    """A command in a terminal of its own: what it shows is read, and keys are typed."""
-
-    def __init__(self, *command: str, cwd: Path) -> None:
-        self._ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, b"\x28\x00\xa0\x00\x00\x00\x00\x00")  # 40 lines of 160
-        self.shown = ""
-        self.process = subprocess.Popen(
-            command, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-            env={**os.environ, "TERM": "xterm"},
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal to it
-        )  # fmt: skip
-        os.close(theirs)
-
-    def shows(self, words: str) -> bool:
-        """Wait until it has shown these words."""
-        deadline = time.monotonic() + PATIENCE_S
-        while words not in self.shown and time.monotonic() < deadline and self._read():
-            pass
-        return words in self.shown
-
-    def press(self, key: bytes) -> None:
-        os.write(self._ours, key)
-
-    def end(self) -> int:
-        """Read on to its end; its exit code."""
-        while self._read():
-            pass
-        code = self.process.wait(PATIENCE_S)
-        os.close(self._ours)
-        return code
-
-    def _read(self) -> bool:
-        if not select.select([self._ours], [], [], PATIENCE_S)[0]:
-            return False
-        try:
-            raw = os.read(self._ours, 65536)
-        except OSError:  # the other side has gone
-            return False
-        self.shown += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", raw.decode(errors="replace"))
-        return bool(raw)
-
-
 def test_a_terminal_shows_the_table_with_the_liveliest_first_until_ctrl_c(tmp_path, worker):
     case, held = worker
     terminal = Terminal(*LORA_DIST, "status", str(case.folder.path), "--watch", cwd=tmp_path)
     assert terminal.shows("1 running, 1 pending"), terminal.shown
     assert "GPU-h useful" in terminal.shown
-    assert terminal.shown.index("RUNNING" if "RUNNING" in terminal.shown else "running") < terminal.shown.index(
-        "pending"
-    )
+    waits, runs = (terminal.shown.index(run.label) for run in case.runs)
+    assert runs < waits
     terminal.press(b"\x03")
     assert terminal.end() == 4
     assert "no longer watching; what runs goes on" in terminal.shown
@@ -257,39 +209,43 @@ def test_a_terminal_keeps_the_last_table_when_all_is_settled(tmp_path, slurm):
     assert "train.micro_batch_size" in last
 
 
-def test_compare_that_waits_follows_its_jobs_to_their_end_and_shows_the_comparison(slurm, write_experiment):
-    for command, reply in {
-        "sinfo": "main*|up|infinite|2|4|8000|(null)\n", "scontrol": "MaxArraySize = 1001\n", "srun": "",
-        "sbatch": "Submitted batch job 7\n", "scancel": "",
-    }.items():  # fmt: skip
-        slurm.put(command, reply)
-    arms = {"good": {"method": {"kind": "base"}}, "bad": {"method": {"kind": "base"}, "data": {"max_length": 128}}}
-    file = write_experiment(launch={"launcher": "slurm"}, arms=arms)
+@pytest.fixture
+def login_node(slurm) -> None:
+    """The commands that submit, too: each job becomes 7, and they differ by their names."""
+    slurm.put("sinfo", "main*|up|infinite|2|4|8000|(null)\n")
+    slurm.put("scontrol", "MaxArraySize = 1001\n")
+    slurm.put("sbatch", "Submitted batch job 7\n")
+    slurm.put("srun")
+    slurm.put("scancel")
+
+
+def has_submitted_all(folder: ExperimentFolder) -> bool:
+    return any(one.job and one.stage == "report" for one in read_submissions(folder.ledger))
+
+
+def test_compare_that_waits_follows_its_jobs_to_their_end_and_shows_the_comparison(slurm, login_node, write_experiment):
+    base = {"method": {"kind": "base"}}
+    other = {**base, "evaluate": {"max_new_tokens": 4}}
+    file = write_experiment(launch={"launcher": "slurm"}, arms={"good": base, "bad": other})
+    folder = ExperimentFolder(file.parent / "runs" / "small")
     compare = subprocess.Popen(
         [*LORA_DIST, "compare", file.name, "--wait"], cwd=file.parent, env={**os.environ, "COLUMNS": "160"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    folder = ExperimentFolder(file.parent / "runs" / "small")
     try:
-        wait_until(
-            lambda: (
-                compare.poll() is not None
-                or [one.stage for one in read_submissions(folder.ledger) if one.job][-1:] == ["report"]
-            )
-        )
+        wait_until(lambda: has_submitted_all(folder) or compare.poll() is not None)
+        assert compare.poll() is None, compare.communicate()[1]
         good, bad = expand(load_experiment(folder.experiment))
-        of_run = {run: one for one in read_submissions(folder.ledger) for run in one.runs}
-        of_bad = of_run[bad.id]
-        number = of_bad.runs.index(bad.id)
-        job = f"7_{number}" if len(of_bad.runs) > 1 else "7"
         splits = {"test": write_split(folder.run(good.id), "test", 2.5, 0.05, 30)}
         record_of(good, "a" * 64, splits, ENVIRONMENT).write(folder.run(good.id).record)
-        slurm.says(sacct=accounted("FAILED", job=job, submission=of_bad.id))
+        (theirs,) = [one for one in read_submissions(folder.ledger) if bad.id in one.runs]
+        job = f"7_{theirs.runs.index(bad.id)}"
+        slurm.says(sacct=accounted("FAILED", job=job, submission=theirs.id))
         out, err = compare.communicate(timeout=PATIENCE_S)
     finally:
         compare.kill()
     assert compare.returncode == 3, err
     assert "1 failed, 1 completed" in out
-    assert json.loads(folder.run(good.id).record.read_text())["label"] in out
+    assert "report.html" in out
     assert f"lora-dist: {bad.label}: failed" in err
-    assert (folder.report / "report.md").exists()
+    assert good.label not in err
