@@ -15,13 +15,8 @@ from conftest import run_cli
 from slurm_replies import NO_CONTROLLER
 from status_cases import Case, accounted, queued
 from terminal import Terminal
-from test_reporting_synthetic import ENVIRONMENT, record_of, write_split
 
 from lora_dist.cli.watch import follow
-from lora_dist.config.expansion import expand
-from lora_dist.config.loading import load_experiment
-from lora_dist.store.folders import ExperimentFolder
-from lora_dist.store.ledger import read_submissions
 from lora_dist.verbs.status import Look, looks
 
 SILENT = {"error": NO_CONTROLLER, "code": 1}
@@ -211,41 +206,48 @@ def test_a_terminal_keeps_the_last_table_when_all_is_settled(tmp_path, slurm):
 
 @pytest.fixture
 def login_node(slurm) -> None:
-    """The commands that submit, too: each job becomes 7, and they differ by their names."""
+    """The other commands of a cluster."""
     slurm.put("sinfo", "main*|up|infinite|2|4|8000|(null)\n")
     slurm.put("scontrol", "MaxArraySize = 1001\n")
-    slurm.put("sbatch", "Submitted batch job 7\n")
-    slurm.put("srun")
-    slurm.put("scancel")
+    for command in ("sbatch", "scancel"):
+        slurm.put(command, error="nothing is to be submitted or cancelled here", code=1)
 
 
-def has_submitted_all(folder: ExperimentFolder) -> bool:
-    return any(one.job and one.stage == "report" for one in read_submissions(folder.ledger))
-
-
-def test_compare_that_waits_follows_its_jobs_to_their_end_and_shows_the_comparison(slurm, login_node, write_experiment):
-    base = {"method": {"kind": "base"}}
-    other = {**base, "evaluate": {"max_new_tokens": 4}}
-    file = write_experiment(launch={"launcher": "slurm"}, arms={"good": base, "bad": other})
-    folder = ExperimentFolder(file.parent / "runs" / "small")
+@pytest.fixture
+def waiting(tmp_path, slurm, login_node) -> Iterator[tuple[Case, subprocess.Popen, list[str]]]:
+    """Two runs whose jobs wait, a `compare --wait` that follows them, and what that has printed until then."""
+    case, printed = Case(tmp_path, points=2).submitted(), [""]
+    slurm.says(queued("PENDING", "Priority", job="7_[0-1]"))
     compare = subprocess.Popen(
-        [*LORA_DIST, "compare", file.name, "--wait"], cwd=file.parent, env={**os.environ, "COLUMNS": "160"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*LORA_DIST, "compare", str(case.folder.path), "--wait"], cwd=tmp_path, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "160"}, text=True,
     )  # fmt: skip
-    try:
-        wait_until(lambda: has_submitted_all(folder) or compare.poll() is not None)
-        assert compare.poll() is None, compare.communicate()[1]
-        good, bad = expand(load_experiment(folder.experiment))
-        splits = {"test": write_split(folder.run(good.id), "test", 2.5, 0.05, 30)}
-        record_of(good, "a" * 64, splits, ENVIRONMENT).write(folder.run(good.id).record)
-        (theirs,) = [one for one in read_submissions(folder.ledger) if bad.id in one.runs]
-        job = f"7_{theirs.runs.index(bad.id)}"
-        slurm.says(sacct=accounted("FAILED", job=job, submission=theirs.id))
-        out, err = compare.communicate(timeout=PATIENCE_S)
-    finally:
-        compare.kill()
+    while printed[-1] != "2 pending\n":
+        printed.append(compare.stdout.readline())
+        assert printed[-1], compare.communicate()[1]
+    yield case, compare, printed
+    compare.kill()
+    compare.communicate()
+
+
+def test_compare_that_waits_follows_jobs_to_their_end_and_shows_the_comparison(slurm, waiting):
+    case, compare, _ = waiting
+    case.finish(case.runs[0], 2.5, steps=1)
+    slurm.says(sacct=accounted("FAILED", job="7_1"))
+    out, err = compare.communicate(timeout=PATIENCE_S)
     assert compare.returncode == 3, err
-    assert "1 failed, 1 completed" in out
+    assert out.startswith("1 failed, 1 completed\n")
     assert "report.html" in out
+    good, bad = case.runs
     assert f"lora-dist: {bad.label}: failed" in err
-    assert good.label not in err
+    assert f"{good.label}:" not in err
+
+
+def test_ctrl_c_ends_a_compare_that_waits_and_cancels_nothing(waiting):
+    case, compare, printed = waiting
+    before = case.folder.ledger.read_text()
+    compare.send_signal(signal.SIGINT)
+    _, err = compare.communicate(timeout=PATIENCE_S)
+    assert (compare.returncode, err) == (4, "no longer watching; what runs goes on\n")
+    assert "0 jobs submitted, 2 runs have a job already\n" in printed
+    assert case.folder.ledger.read_text() == before
