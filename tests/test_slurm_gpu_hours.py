@@ -126,7 +126,9 @@ class Life:
     def _scheduler_tells(self, start: Start) -> None:
         job = {"job": str(start.job), "submission": f"aaaa000{start.job}"}
         end = "Unknown" if start.runs else int(self._now + start.elapsed)
-        said = "RUNNING" if start.runs else SLURM_SAYS.get(start.worker, "NODE_FAIL")
+        is_last = start is [other for other in self.starts if other.job == start.job][-1]
+        ended = SLURM_SAYS.get(start.worker, "NODE_FAIL") if is_last else "REQUEUED"
+        said = "RUNNING" if start.runs else ended
         self.sacct += accounted(said, start.elapsed, gpus=start.gpus, start=int(self._now), end=end, **job)
         if start.runs:
             clock = f"{start.elapsed // 3600}:{start.elapsed // 60 % 60:02}:{start.elapsed % 60:02}"

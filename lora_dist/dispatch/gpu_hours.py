@@ -44,13 +44,15 @@ def gpu_hours(elements: Sequence[Element], history: History, running_seconds: fl
     unseen = 0
     counted: set[int] = set()
     for element in elements:
-        for restart, start in enumerate(_starts(element)):
+        starts = _starts(element)
+        for restart, start in enumerate(starts):
             mine = _attempts_in(start, restart, element, history)
             counted.update(mine)
-            is_live = not start.has_ended and element.live is not None
+            is_over = start.has_ended or start is not starts[-1]  # sacct may say REQUEUED of an earlier one
+            is_live = not is_over and element.live is not None
             has_made_it = is_completed and len(history.attempts) - 1 in mine
             share = _share(history, mine, is_live or has_made_it)
-            unseen += bool(not mine and start.has_ended and start.start is not None)
+            unseen += bool(not mine and is_over and start.start is not None)
             gpu_seconds = 0.0 if element.is_shared else _gpus(start, element, history, mine) * start.elapsed_s
             useful, lost = useful + share * gpu_seconds, lost + (1 - share) * gpu_seconds
     has_live = any(element.live and element.live.runs for element in elements)
