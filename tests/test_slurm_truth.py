@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from slurm_replies import NO_CONTROLLER
+from slurm_replies import NO_CONTROLLER, NO_DATABASE
 from status_cases import Case, accounted, queued
 
 from lora_dist.store.ledger import write_requeued
@@ -156,6 +158,20 @@ def test_a_running_job_without_a_worker_or_a_word_for_long_is_remarked_upon(tmp_
     assert case.started().beats("train", 7, ago=1200).row().reason == "no sign of life for 20 minutes: look at its log"
     slurm.says(queued("COMPLETING"))
     assert case.row().reason == "its job is ending"
+
+
+def test_the_silence_of_the_start_before_is_not_held_against_a_job_that_has_just_started_again(tmp_path, slurm):
+    case = Case(tmp_path, age=4000).submitted().started(ago=3500).beats("train", 7, ago=1200)
+    slurm.says(queued("RUNNING", start=int(time.time()) - 5), accounted("NODE_FAIL"))
+    assert (case.row().state, case.row().reason) == ("running", "its worker has not begun yet")
+
+
+def test_what_the_silent_accounts_would_have_said_of_a_job_in_no_queue_is_said(tmp_path, slurm):
+    slurm.put("sacct", error=NO_DATABASE, code=1)
+    case = Case(tmp_path).submitted().started().beats("train", 7, ago=300)
+    assert case.row().state == "lost"
+    assert "Problem talking to the database" in case.row().reason
+    assert [note for note in case.look().notes if note.startswith("sacct failed: ")]
 
 
 def test_a_job_in_no_queue_is_lost_only_when_it_has_had_the_time_to_get_there(tmp_path, slurm):

@@ -194,7 +194,7 @@ def _remark(at: RunState, element: Element, now: float) -> str:
     if job and job.state == "COMPLETING":
         return "its job is ending"
     beat = at.beat or at.last_beat
-    if beat is None:
+    if beat is None or (job and job.start and beat.time < job.start):  # what there is may be of the start before
         return "" if at.state == "running" else "its worker has not begun yet"
     quiet = now - beat.time
     return f"no sign of life for {quiet / 60:,.0f} minutes: look at its log" if quiet > QUIET_S else ""
