@@ -98,6 +98,17 @@ def cluster():
         yield running
 
 
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """squeue and sacct of a cluster that knows no job yet: all that is on this test's PATH."""
+    from slurm_replies import FakeSlurm
+
+    fake = FakeSlurm(tmp_path / "bin")
+    fake.says()
+    monkeypatch.setenv("PATH", fake.env["PATH"])
+    return fake
+
+
 @dataclass(frozen=True)
 class Done:
     """A command line that has ended."""

@@ -73,6 +73,14 @@ class FakeSlurm:
         )
         program.chmod(0o755)
 
+    def says(self, squeue: str = "", sacct: str | None = "") -> None:
+        """Both commands answer; None is a cluster without accounts."""
+        self.put("squeue", squeue)
+        if sacct is None:
+            self.put("sacct", error=NO_ACCOUNTING, code=1)
+        else:
+            self.put("sacct", sacct)
+
     def calls(self) -> list[list]:
         """[arguments, environment variables with an S] of every call so far."""
         return [eval(line) for line in self._calls.read_text().splitlines()] if self._calls.exists() else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from conftest import run_cli
 from slurm_replies import FakeSlurm, sacct_line
 from test_reporting_synthetic import Synthetic
@@ -18,16 +17,8 @@ MORE = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def slurm(tmp_path) -> FakeSlurm:
-    fake = FakeSlurm(tmp_path / "bin")
-    fake.put("squeue")
-    fake.put("sacct")
-    return fake
-
-
 def rows_of(made: Synthetic, slurm: FakeSlurm) -> list[dict]:
-    done = run_cli("status", str(made.folder.path), "--json", cwd=slurm.folder, env=slurm.env)
+    done = run_cli("status", str(made.folder.path), "--json", cwd=slurm.folder)
     assert done.err == ""
     return json.loads(done.out)
 

@@ -13,12 +13,9 @@ from lora_dist.dispatch.scheduler_words import gpus_in, ids_in, moment_of, sacct
 
 
 @pytest.fixture
-def slurm(tmp_path, monkeypatch) -> FakeSlurm:
-    fake = FakeSlurm(tmp_path / "bin")
-    fake.put("squeue", SQUEUE)
-    fake.put("sacct", SACCT)
-    monkeypatch.setenv("PATH", fake.env["PATH"])
-    return fake
+def slurm(slurm) -> FakeSlurm:
+    slurm.says(SQUEUE, SACCT)
+    return slurm
 
 
 @pytest.mark.parametrize(

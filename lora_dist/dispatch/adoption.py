@@ -10,7 +10,9 @@ from lora_dist.dispatch.elements import GRACE_S, Orphans, element_of, orphans
 from lora_dist.dispatch.scheduler import Snapshot, seen_jobs
 from lora_dist.errors import ConfigError
 from lora_dist.store.folders import ExperimentFolder
+from lora_dist.store.histories import histories_in
 from lora_dist.store.ledger import JobStage, Submission, read_submissions, write_abandoned, write_submitted
+from lora_dist.store.lines import read_lines
 
 _PATIENCE_S = 30.0
 TO_THE_RECORD: tuple[JobStage, ...] = ("run", "train", "evaluate")
@@ -51,12 +53,12 @@ def live_jobs(folder: ExperimentFolder, *, adopt: bool = False) -> list[Live]:
     submissions = [item for item in read_submissions(folder.ledger) if item.abandoned is None]
     if not submissions:
         return []
-    snapshot, found = _asked(submissions)
+    snapshot, found = _asked(folder, submissions)
     if adopt:
         while found.unknown:  # too young: the cluster may have its job, and not show it yet
             oldest = min(item.time for item in submissions if item.id in found.unknown)
             time.sleep(max(0.1, oldest + GRACE_S - time.time()))
-            snapshot, found = _asked(submissions)
+            snapshot, found = _asked(folder, submissions)
         for submission, job in found.adopted.items():
             write_submitted(folder.ledger, submission, job)
         for submission in found.never_reached:
@@ -64,7 +66,7 @@ def live_jobs(folder: ExperimentFolder, *, adopt: bool = False) -> list[Live]:
     return [job for item in submissions for job in _live(item, item.job or found.adopted.get(item.id, ""), snapshot)]
 
 
-def _asked(submissions: Sequence[Submission]) -> tuple[Snapshot, Orphans]:
+def _asked(folder: ExperimentFolder, submissions: Sequence[Submission]) -> tuple[Snapshot, Orphans]:
     """What the cluster says, and what became of those that no job is known of."""
     lost = [item.time for item in submissions if not item.job]
     snapshot = seen_jobs(min(lost, default=time.time()), _PATIENCE_S, jobs=None if lost else [])
@@ -72,7 +74,7 @@ def _asked(submissions: Sequence[Submission]) -> tuple[Snapshot, Orphans]:
         raise ConfigError(
             key="launch.launcher", problem=f"is slurm, and {snapshot.why_silent}", fix="try again when it answers"
         )
-    return snapshot, orphans(submissions, snapshot)
+    return snapshot, orphans(submissions, snapshot, histories_in(read_lines(folder.ledger)))
 
 
 def _live(item: Submission, job: str, snapshot: Snapshot) -> Iterator[Live]:

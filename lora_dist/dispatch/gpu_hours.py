@@ -44,13 +44,15 @@ def gpu_hours(elements: Sequence[Element], history: History, running_seconds: fl
     unseen = 0
     counted: set[int] = set()
     for element in elements:
-        for restart, start in enumerate(_starts(element)):
+        starts = _starts(element)
+        for restart, start in enumerate(starts):
             mine = _attempts_in(start, restart, element, history)
             counted.update(mine)
-            is_live = not start.has_ended and element.live is not None
+            is_over = start.has_ended or start is not starts[-1]  # sacct may say REQUEUED of an earlier one
+            is_live = not is_over and element.live is not None
             has_made_it = is_completed and len(history.attempts) - 1 in mine
             share = _share(history, mine, is_live or has_made_it)
-            unseen += bool(not mine and start.has_ended and start.start is not None)
+            unseen += bool(not mine and is_over and start.start is not None)
             gpu_seconds = 0.0 if element.is_shared else _gpus(start, element, history, mine) * start.elapsed_s
             useful, lost = useful + share * gpu_seconds, lost + (1 - share) * gpu_seconds
     has_live = any(element.live and element.live.runs for element in elements)
@@ -59,7 +61,8 @@ def gpu_hours(elements: Sequence[Element], history: History, running_seconds: fl
             continue
         is_newest = attempt is history.last
         seconds = attempt.seconds if attempt.end else running_seconds if is_newest else 0.0
-        share = _share(history, [index], is_newest and (has_live or is_completed))
+        is_useful = is_newest and (is_completed or (has_live and not attempt.end))
+        share = _share(history, [index], is_useful)
         useful, lost = useful + share * attempt.gpus * seconds, lost + (1 - share) * attempt.gpus * seconds
     return GpuHours(useful / _SECONDS_PER_HOUR, lost / _SECONDS_PER_HOUR, unseen)
 
@@ -73,9 +76,9 @@ def _starts(element: Element) -> Sequence[Job]:
 
 def _attempts_in(start: Job, restart: int, element: Element, history: History) -> list[int]:
     """Which attempts ran in this start of a job: by what they say of it, or else by the clock."""
-    if not element.starts:  # squeue knows the newest start alone
-        same = [attempt.restart for attempt in history.attempts if attempt.job and element.has_started(attempt)]
-        restart = max(same, default=0)
+    if not element.starts:  # squeue knows the newest start alone, whose worker may not have begun
+        begun = [attempt for attempt in history.attempts if attempt.started >= (start.start or 0.0) - _CLOCKS_AGREE_S]
+        restart = max((one.restart for one in begun if one.job and element.has_started(one)), default=-1)
     return [
         index
         for index, attempt in enumerate(history.attempts)
@@ -113,8 +116,15 @@ def _useful_share(history: History, index: int) -> float:
     attempt = history.attempts[index]
     if attempt.outcome in _USEFUL:
         return 1.0
-    reached = int(attempt.end.get("done") or 0) if attempt.end.get("stage") == "train" else 0
-    kept = [later.first_step for later in history.attempts[index + 1 :] if later.has_resumed]
-    if not kept or reached <= attempt.first_step:
+    reached = _trained_to(attempt)
+    # One that trained without resuming began anew: what is gone on from after it is its own.
+    went_on = [later for later in history.attempts[index + 1 :] if later.has_resumed or _trained_to(later)]
+    if not went_on or reached <= attempt.first_step:
         return 0.0
-    return min(1.0, max(0.0, (kept[0] - attempt.first_step) / (reached - attempt.first_step)))
+    return min(1.0, max(0.0, (went_on[0].first_step - attempt.first_step) / (reached - attempt.first_step)))
+
+
+def _trained_to(attempt: Attempt) -> int:
+    """The last step that an attempt is known to have come to; 0 where the ledger does not say."""
+    told = ((attempt.end, "done"), (attempt.requeued, "step"))
+    return max(int(event.get(key) or 0) if event.get("stage") == "train" else 0 for event, key in told)

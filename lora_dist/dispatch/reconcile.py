@@ -128,6 +128,9 @@ def _judge(
         return running[-1], Verdict("running", _remark(at, running[-1], snapshot.time))
     if at.state == "running":  # its lock is held: by hand, or the scheduler is behind or silent
         return newest, Verdict("running")
+    is_alive = newest is not None and _beats(at, snapshot.time)
+    if is_alive and not snapshot.queue_answers:
+        return newest, Verdict("running", f"by its heartbeat; {snapshot.why_silent}")
     in_queue = [(element, element.live) for element in elements if element.live]
     for element, job in in_queue:  # the first is what the others wait for
         if job.reason != NEVER:
@@ -137,9 +140,8 @@ def _judge(
         return element, Verdict("failed", f"{NEVER}: {_what_failed(element, elements, jobs)}", "dependency", "mend")
     if newest is None:
         return None, _without_job(at)
-    if at.last_beat and not at.history.last.end and snapshot.time - at.last_beat.time < FRESH_S:
-        queue = "it is in no queue" if snapshot.queue_answers else snapshot.why_silent
-        return newest, Verdict("running", f"by its heartbeat; {queue}")
+    if is_alive:
+        return newest, Verdict("running", "by its heartbeat; it is in no queue")
     telling = _telling(at, elements)
     return telling, _judge_gone(at, telling, snapshot, found)
 
@@ -150,6 +152,11 @@ def _telling(at: RunState, elements: list[Element]) -> Element:
     if at.history.attempts and at.state in ("failed", "refused", "interrupted") and is_ended_by_dependency(newest):
         return next((element for element in reversed(elements) if element.has_started(at.history.last)), newest)
     return newest
+
+
+def _beats(at: RunState, now: float) -> bool:
+    """Whether the newest attempt, as far as it is not known to have ended, gave a sign of life just now."""
+    return at.last_beat is not None and not at.history.last.end and now - at.last_beat.time < FRESH_S
 
 
 def _judge_gone(at: RunState, newest: Element, snapshot: Snapshot, found: Orphans) -> Verdict:
@@ -206,7 +213,7 @@ def _remark(at: RunState, element: Element, now: float) -> str:
     if element.submission.stage == "prepare":
         return "the runs are checked and the data is tokenised"
     beat = at.beat or at.last_beat
-    if beat is None:
+    if beat is None or (job and job.start and beat.time < job.start):  # what there is may be of the start before
         return "" if at.state == "running" else "its worker has not begun yet"
     quiet = now - beat.time
     return f"no sign of life for {quiet / 60:,.0f} minutes: look at its log" if quiet > QUIET_S else ""

@@ -54,7 +54,7 @@ def verdict_of_end(end: Job, element: Element, at: RunState) -> Verdict:
         case "COMPLETED":
             return _completed(element, worker)
         case "TIMEOUT":
-            if _has_advanced(at, saved=saved):
+            if worker and _has_advanced(worker, saved=saved):
                 return Verdict(
                     "interrupted", "it met its time limit, and goes on from its checkpoint", "timeout", "resume"
                 )
@@ -107,8 +107,10 @@ def is_ended_by_dependency(element: Element) -> bool:
     end = element.end
     if end is None or end.state != "CANCELLED":
         return False
-    by_slurm = not end.by and bool(element.submission.after)  # sbatch --kill-on-invalid-dep
-    return by_slurm or end.reason == NEVER or bool(element.queued and element.queued.reason == NEVER and not end.by)
+    if end.by or element.submission.is_cancelled:
+        return False
+    is_for_ever = end.reason == NEVER or (element.queued is not None and element.queued.reason == NEVER)
+    return is_for_ever or bool(element.submission.after)  # sbatch --kill-on-invalid-dep
 
 
 def _cancelled(end: Job, element: Element, *, saved: bool) -> Verdict:
