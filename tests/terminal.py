@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import struct
 import subprocess
 import termios
 import time
@@ -18,13 +19,15 @@ _PATIENCE_S = 60.0
 class Terminal:
     """A command in a terminal of its own: what it shows is read, and keys are typed."""
 
-    def __init__(self, *command: str, cwd: Path) -> None:
+    def __init__(self, *command: str, cwd: Path, columns: int = 160) -> None:
         self._ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, b"\x28\x00\xa0\x00\x00\x00\x00\x00")  # 40 lines of 160
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        foreign = ("COLUMNS", "LINES")  # of the terminal of this test session; xdist sets them for its workers
+        inherited = {name: value for name, value in os.environ.items() if name not in foreign}
         self.shown = ""
         self.process = subprocess.Popen(
             command, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-            env={**os.environ, "TERM": "xterm"},
+            env={**inherited, "TERM": "xterm"},
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal to it
         )  # fmt: skip
         os.close(theirs)

@@ -204,6 +204,16 @@ def test_a_terminal_keeps_the_last_table_when_all_is_settled(tmp_path, slurm):
     assert "train.micro_batch_size" in last
 
 
+def test_a_narrow_terminal_cuts_rows_and_no_command_that_is_to_be_typed(tmp_path, slurm):
+    case = Case(tmp_path).submitted()
+    slurm.says(sacct=accounted("OUT_OF_ME+", code="0:125"))
+    terminal = Terminal(*LORA_DIST, "status", str(case.folder.path), cwd=tmp_path, columns=60)
+    assert terminal.end() == 3
+    title, row, *rest = terminal.shown.splitlines()
+    assert (len(title) <= 60, len(row) <= 60) == (True, True)
+    assert f"  next: lora-dist retry {case.folder.path} {case.run.id}" in rest
+
+
 @pytest.fixture
 def login_node(slurm) -> None:
     """The other commands of a cluster."""

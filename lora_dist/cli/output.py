@@ -127,7 +127,7 @@ def print_status(look: Look, *, as_json: bool) -> bool:
         lines = ",\n".join(json.dumps(row.document()) for row in look.rows)
         stdout.file.write(f"[\n{lines}\n]\n")
     else:
-        stdout.print(status_view(look))
+        stdout.print(status_view(look), crop=False)  # a command that is to be typed is shown whole
     return any(row.state in FAILED for row in look.rows)
 
 
