@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lora_dist.cli.output import finish, stdout
+from lora_dist.cli.output import finish, stdout, with_failures
 
 if TYPE_CHECKING:
     from lora_dist.config.experiment import Experiment
     from lora_dist.verbs.compare import ComparisonResult
+    from lora_dist.verbs.status import Look
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An experiment's folder, <output_dir>/<name>.")]
 
 
-def submit_comparison(experiment: Experiment, *, dry_run: bool, wait: bool) -> ComparisonResult | None:
-    """Submit the jobs of a comparison, or show them; the result, for one who waits."""
+@dataclass(frozen=True)
+class Waited:
+    """What became of a comparison whose jobs have ended."""
+
+    result: ComparisonResult
+    look: Look
+    """The last one at its jobs."""
+
+
+def submit_comparison(experiment: Experiment, *, dry_run: bool, wait: bool) -> Waited | None:
+    """Submit the jobs of a comparison, or show them; what became of it, for one who waits."""
     from lora_dist.cli.job_output import print_job_previews, print_submission
     from lora_dist.cli.progress import ProgressView
     from lora_dist.verbs.submit import preview_jobs, submit
@@ -34,8 +45,8 @@ def submit_comparison(experiment: Experiment, *, dry_run: bool, wait: bool) -> C
     from lora_dist.verbs.compare import result_of
     from lora_dist.verbs.status import looks
 
-    follow(looks(found.folder.path))
-    return result_of(experiment)
+    look = follow(looks(found.folder.path))
+    return Waited(result_of(experiment), with_failures(look, found.folder.path, as_json=False))
 
 
 def prepare_comparison(experiment: Experiment) -> None:
