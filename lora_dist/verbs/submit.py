@@ -10,6 +10,7 @@ from lora_dist.config.experiment import Experiment, Run
 from lora_dist.config.launch import LaunchSection
 from lora_dist.config.profile import with_profile
 from lora_dist.dispatch.adoption import live_runs
+from lora_dist.dispatch.bad_nodes import placed
 from lora_dist.dispatch.children import Nursery
 from lora_dist.dispatch.cluster import Cluster, end_jobs, problems_with, read_cluster
 from lora_dist.dispatch.events import Listener
@@ -35,6 +36,8 @@ class SubmitResult:
     """Runs that had a job already, by id; and that job."""
     finished: int
     """Runs that have a record."""
+    notes: tuple[str, ...] = ()
+    """Which jobs are kept off nodes that failed under their runs, and which could not be."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class JobPreview:
     plan: JobPlan
     script: str
     """What sbatch would get."""
+    note: str = ""
+    """Whether it is kept off nodes that failed under its runs; empty where none has."""
 
 
 def submit(
@@ -73,8 +78,10 @@ def submit(
     with exclusive(folder.submit_lock):
         live = live_runs(folder, adopt=True)  # another submitter may have been at work meanwhile
         wanted = [run for run in wanted if run.id not in live]
-        jobs = _submit_all(_checked(wanted, launch, folder, cluster), Submitter(folder, launch.slurm))
-    return SubmitResult(folder, jobs, live, len(outset.runs) - len(unfinished(outset.runs, folder)))
+        put = placed(_checked(wanted, launch, folder, cluster), folder, cluster)
+        jobs = _submit_all([item.plan for item in put], Submitter(folder, launch.slurm))
+    finished = len(outset.runs) - len(unfinished(outset.runs, folder))
+    return SubmitResult(folder, jobs, live, finished, tuple(item.note for item in put if item.note))
 
 
 def preview_jobs(experiment: Experiment) -> list[JobPreview]:
@@ -86,9 +93,12 @@ def preview_jobs(experiment: Experiment) -> list[JobPreview]:
     launch, folder = _launch_of(experiment), folder_of(experiment)
     runs = unfinished(expand(experiment), folder)
     live = live_runs(folder)
-    plans = _checked([run for run in runs if run.id not in live], launch, folder, read_cluster())
-    submitter = Submitter(folder, launch.slurm)
-    return [JobPreview(plan, submitter.script(plan, [f"<job {place + 1}>" for place in plan.after])) for plan in plans]
+    cluster, submitter = read_cluster(), Submitter(folder, launch.slurm)
+    plans = _checked([run for run in runs if run.id not in live], launch, folder, cluster)
+    return [
+        JobPreview(put.plan, submitter.script(put.plan, [f"<job {place + 1}>" for place in put.plan.after]), put.note)
+        for put in placed(plans, folder, cluster)
+    ]
 
 
 def _launch_of(experiment: Experiment) -> LaunchSection:
