@@ -46,7 +46,7 @@ def idle_restarts(history: History, job: str, saved_step: int) -> list[Attempt]:
     """The newest attempts in a row, oldest first, that this job began and somebody killed, none of them any use.
 
     An attempt that said its own end, or gave the job back, begins a new row; so does one that went on from a later
-    step, or that came further through the stages and the blocks of a pruning than all before it.
+    step, or that came to the evaluation or a later block of the pruning than any before it.
 
     Args:
         saved_step: the newest checkpoint that there is to go on from.
@@ -68,4 +68,4 @@ def idle_restarts(history: History, job: str, saved_step: int) -> list[Attempt]:
 def _reached(attempt: Attempt) -> tuple[int, int]:
     """How far an attempt came in what the next one goes on with; steps of a training apart, which checkpoints tell."""
     stage = attempt.end.get("stage")
-    return {"train": 1, "evaluate": 2}.get(stage, 0), int(attempt.end.get("done") or 0) if stage == "prune" else 0
+    return int(stage == "evaluate"), int(attempt.end.get("done") or 0) if stage == "prune" else 0
