@@ -16,6 +16,7 @@ START = "lora-dist: start "
 TERMINATED = "Terminated"
 """srun's word for tasks that it ended itself, because another one had ended badly."""
 
+_SPEAKERS = ("srun: ", "slurmstepd", "[")
 _DAEMON = r"(?:\[[^\]]+\] )?slurmstepd(?:-[^:\s]+)?: (?:error: )?"
 _TASKS = re.compile(r"srun: error: (?P<nodes>\S+): tasks? (?P<ranks>[\d,-]+): (?P<how>.+)")
 _LOST_NODE = re.compile(r"srun: error: (?:Node failure on|Task launch for .* failed on node) (?P<nodes>[^\s:]+)")
@@ -54,8 +55,8 @@ def read_job_log(text: str) -> JobLog:
     ends: list[TaskEnd] = []
     is_out_of_memory, cancelled = False, ""
     start = last_start(text)
-    for line in start.splitlines():
-        is_out_of_memory = is_out_of_memory or _OUT_OF_MEMORY.search(line) is not None
+    for line in _of_slurm(start):
+        is_out_of_memory = is_out_of_memory or _OUT_OF_MEMORY.match(line) is not None
         if found := _TASKS.match(line):
             how = found["how"].strip()
             if how != TERMINATED:
@@ -68,8 +69,13 @@ def read_job_log(text: str) -> JobLog:
 
 def lost_nodes(text: str) -> tuple[str, ...]:
     """The nodes that have failed under a job, by srun's word, over all its starts in this text."""
-    found = (_LOST_NODE.match(line) for line in text.splitlines())
+    found = (_LOST_NODE.match(line) for line in _of_slurm(text))
     return tuple(dict.fromkeys(node for match in found if match for node in nodes_in(match["nodes"])))
+
+
+def _of_slurm(text: str) -> list[str]:
+    """The lines that may be SLURM's own, as opposed to a program's: few, of many."""
+    return [line for line in text.splitlines() if line.startswith(_SPEAKERS)]
 
 
 def last_start(text: str) -> str:
@@ -84,8 +90,8 @@ def plain_lines(text: str, most: int, longest: int = 300) -> tuple[str, ...]:
     Of a line that was drawn over again and again, as progress bars are, the last state.
     """
     lines: list[str] = []
-    for line in reversed(_ESCAPES.sub("", text).split("\n")):
-        shown = line.rstrip().rpartition("\r")[2].expandtabs(4)
+    for line in reversed(text.split("\n")):
+        shown = _ESCAPES.sub("", line).rstrip().rpartition("\r")[2].expandtabs(4)
         clean = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in shown).rstrip()
         if clean:
             lines.append(clean if len(clean) <= longest else clean[: longest - 3] + "...")
