@@ -39,6 +39,8 @@ class LoraDistError(Exception):
     exit_code = 1
     is_told_by_first = False
     """Of several ranks: rank 0 raised it too, and is the one to say so."""
+    rank: int | None = None
+    """Of several ranks: the one that met it, where another one raises it as well."""
 
 
 class UserError(LoraDistError):

@@ -121,9 +121,10 @@ class Team:
         told = self.gather(error if known else WorkerCrashed(f"rank {self.world.rank}: {error}"))
         if error is not None:
             raise error
-        for other in filter(None, told):
-            other.is_told_by_first = told[0] is not None
-            raise other
+        for rank, other in enumerate(told):
+            if other is not None:
+                other.is_told_by_first, other.rank = told[0] is not None, rank
+                raise other
 
     def add_up(self, tensor: Any, owner: int | None = None) -> None:
         """Put the sum of all ranks' tensors in its place: on every rank, or on `owner` (elsewhere it is then spent)."""

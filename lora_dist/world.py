@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,11 @@ def visible_devices(variables: Mapping[str, str] = os.environ) -> list[str] | No
 def is_launched(variables: Mapping[str, str] = os.environ) -> bool:
     """Whether accelerate or torchrun has started this process, be it the only one."""
     return "ACCELERATE_MIXED_PRECISION" in variables or "TORCHELASTIC_RUN_ID" in variables
+
+
+def this_node(variables: Mapping[str, str] = os.environ) -> str:
+    """This machine, by the name that SLURM has for it where there is one."""
+    return variables.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,11 @@ def test_a_machine_without_the_gpus_of_its_job_is_named(tmp_path, tiny_model, pr
         assert start(cluster, tmp_path, "small.yaml").code == 0
         all_ended(cluster)
         done = start(cluster, tmp_path, "runs/small", "--json", verb="status")
+        again = start(cluster, tmp_path, "small.yaml", "--dry-run")
+    assert "run base: kept off node1, which failed under it" in again.out, again.out + again.err
     assert done.code == 3, done.err
     (row,) = json.loads(done.out)
-    assert row["state"] == "failed"
+    assert (row["state"], row["cluster"]["action"]) == ("failed", "retry_elsewhere")
     assert row["reason"].startswith("node1: torch sees 0 of the 2 GPUs"), row["reason"]
     outcome = json.loads((run_folder(tmp_path, "base") / "outcome.json").read_text())
-    assert outcome["node"] == "node1"
+    assert (outcome["host"], outcome["cause"]) == ("node1", "node_unfit")

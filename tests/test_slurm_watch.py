@@ -249,7 +249,7 @@ def test_compare_that_waits_follows_jobs_to_their_end_and_shows_the_comparison(s
     assert out.startswith("1 failed, 1 completed\n")
     assert "report.html" in out
     good, bad = case.runs
-    assert f"lora-dist: {bad.label}: failed" in err
+    assert f"{bad.label}: its job ended FAILED" in err
     assert f"{good.label}:" not in err
 
 

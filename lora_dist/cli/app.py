@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,10 +18,15 @@ from lora_dist.cli.output import (
     print_comparison,
     print_failure,
     print_runs,
+    print_to_do,
     stdout,
 )
 from lora_dist.cli.recipes import recipes_app
 from lora_dist.errors import Interrupted, RunsFailed, UserError
+
+if TYPE_CHECKING:
+    from lora_dist.verbs.compare import ComparisonResult
+    from lora_dist.verbs.status import Look
 
 app = typer.Typer(
     name="lora-dist",
@@ -73,10 +78,11 @@ def compare(
         prepare_comparison(experiment)
         return
     if experiment.launch.launcher == "slurm":
-        if submit_jobs(experiment, dry_run=dry_run, wait=wait) is not None:
+        look = submit_jobs(experiment, dry_run=dry_run, wait=wait)
+        if look is not None:
             from lora_dist.verbs.compare import result_of
 
-            _show(result_of(experiment))
+            _show(result_of(experiment), look)
         return
     if dry_run:
         from lora_dist.verbs.preview import free_bytes, preview
@@ -222,7 +228,7 @@ def status(
     """Show where every run of an experiment is. Ends with 3 when some have failed."""
     if watch and as_json:
         raise UserError(key="--watch", problem="is for people, --json for programs", fix="leave one of them out")
-    from lora_dist.cli.output import print_status
+    from lora_dist.cli.output import print_status, with_failures
     from lora_dist.verbs.status import looks
 
     if watch:
@@ -231,7 +237,7 @@ def status(
         look = follow(looks(folder))
     else:
         look = next(looks(folder))
-    if print_status(look, as_json=as_json):
+    if print_status(with_failures(look, folder, as_json=as_json), as_json=as_json):
         raise typer.Exit(RunsFailed.exit_code)
 
 
@@ -273,12 +279,15 @@ def schema() -> None:
     stdout.print(json.dumps(experiment_schema(), indent=2), highlight=False, markup=False, soft_wrap=True)
 
 
-def _show(result) -> None:
-    """The table, the files, and what failed."""
+def _show(result: ComparisonResult, look: Look | None = None) -> None:
+    """The table, the files, and what failed; `look` is the last one at the jobs of a cluster."""
     print_comparison(result.report)
     if result.failures:
-        for failure in result.failures:
-            print_failure(failure)
+        if look is not None:
+            print_to_do(look)
+        else:
+            for failure in result.failures:
+                print_failure(failure)
         outcomes = {failure.outcome for failure in result.failures}
         alone = {"refused": UserError.exit_code, "interrupted": Interrupted.exit_code}
         raise typer.Exit(

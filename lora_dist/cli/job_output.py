@@ -25,33 +25,43 @@ def print_submission(found: SubmitResult) -> None:
     if found.finished:
         said.append(f"{found.finished} runs are finished")
     stdout.print(", ".join(said), highlight=False)
+    _print_notes(found.notes)
     finish({"scripts": found.folder.jobs}, f"lora-dist status {found.folder.path} --watch")
 
 
 def print_job_previews(previews: Sequence[JobPreview]) -> None:
     """The graph, what each job asks for, and its script."""
     stdout.print(_table([item.plan for item in previews], {}))
+    _print_notes([item.note for item in previews if item.note])
     for number, item in enumerate(previews, start=1):
         stdout.print(f"\njob {number}:", highlight=False)
         stdout.print(item.script, markup=False, highlight=False, soft_wrap=True)
     stdout.print(f"{len(previews)} jobs. Nothing was submitted.", highlight=False)
 
 
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        stdout.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
 def _table(plans: Sequence[JobPlan], ids: dict[int, str]) -> Table:
     table = Table(box=None, pad_edge=False)
     for title in ("job", "does", "runs", "machines x ranks", "GPUs", "launch config", "limit", "waits for"):
         table.add_column(title, overflow="fold")
+    if has_excluded := any(plan.ask.exclude for plan in plans):
+        table.add_column("not on", overflow="fold")
     for place, plan in enumerate(plans):
         ranks = plan.ranks
         table.add_row(
             ids.get(place, str(place + 1)),
-            f"{plan.stage} {plan.kind}" if plan.stage == "run" else plan.stage,
+            plan.name,
             _names(plan),
             f"{ranks.nodes} x {ranks.per_node}",
             str(ranks.nodes * ranks.gpus_per_node) if ranks.gpus_per_node else "-",
             ranks.config.path.stem if ranks.config else "-",
             plan.ask.time or "-",
             ", ".join(ids.get(other, str(other + 1)) for other in plan.after) or "-",
+            *([plan.ask.exclude or "-"] if has_excluded else []),
         )
     return table
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lora_dist.cli.output import finish, print_status, stdout
+from lora_dist.cli.output import finish, print_status, stdout, with_failures
 from lora_dist.errors import RunsFailed, UserError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def submit_jobs(
     from lora_dist.cli.watch import follow
     from lora_dist.verbs.status import looks
 
-    return follow(looks(found.folder.path))
+    return with_failures(follow(looks(found.folder.path)), found.folder.path, as_json=False)
 
 
 def submit_one(experiment: Experiment, run_id: str, *, wait: bool, prune_only: bool = False) -> None:

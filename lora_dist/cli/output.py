@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,6 +130,21 @@ def print_status(look: Look, *, as_json: bool) -> bool:
     else:
         stdout.print(status_view(look), crop=False)  # a command that is to be typed is shown whole
     return any(row.state in FAILED for row in look.rows)
+
+
+def with_failures(look: Look, folder: Path, *, as_json: bool) -> Look:
+    """The look, with what its failed runs tell: for people of as many as are told of, for programs of all."""
+    from lora_dist.reporting.jobs_table import TOLD_OF
+    from lora_dist.verbs.failures import explained
+
+    return replace(look, rows=explained(look.rows, folder, most=None if as_json else TOLD_OF))
+
+
+def print_to_do(look: Look) -> None:
+    """What became of a cluster's runs that did not end well, and what to type."""
+    from lora_dist.reporting.jobs_table import to_do
+
+    print_lines(*to_do(look.rows))
 
 
 def status_view(look: Look) -> RenderableType:

@@ -13,6 +13,7 @@ from lora_dist.config.slurm import JobSection, mebibytes_of, minutes_of
 from lora_dist.errors import ConfigError, Problem
 
 _PATIENCE_S = 30.0
+_TAKES_JOBS = frozenset({"idle", "mix", "alloc", "comp", "resv", "plnd"})
 _NEEDED = ("sbatch", "scontrol", "sinfo", "squeue", "scancel")
 
 
@@ -193,6 +194,36 @@ def _problems_with_machines(
         yield Problem(
             f"{key}.memory", f"{ask.memory}, and a machine of {here} has {most_memory}M", f"use at most {most_memory}M"
         )
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine, as one of a partition's."""
+
+    name: str
+    partition: str
+    takes_jobs: bool
+    """Whether it is not down, drained or silent; it may be busy."""
+    cpus: int
+    memory_mib: int
+    gpus: int
+
+
+def nodes_of(partitions: str | None, cluster: Cluster) -> list[Node]:
+    """The machines of the partitions that a job names; of the default where it names none.
+
+    Raises:
+        ConfigError: the cluster does not answer.
+    """
+    names = ",".join(partition.name for partition in cluster.named(partitions))
+    found = []
+    for line in _asked("sinfo", "-h", "-N", "-p", names, "-o", "%N|%P|%t|%c|%m|%G").splitlines():
+        name, partition, state, cpus, memory, gres = line.strip().split("|")
+        # What follows the state is a sign: * is one that does not answer, - one that is planned for a job, ...
+        takes_jobs = re.sub(r"[^a-z]+$", "", state) in _TAKES_JOBS and not state.endswith("*")
+        sizes = int(cpus.rstrip("+")), int(memory.rstrip("+")), _gpus(gres)[0]
+        found.append(Node(name, partition.rstrip("*"), takes_jobs, *sizes))
+    return found
 
 
 def end_jobs(ids: list[str]) -> None:

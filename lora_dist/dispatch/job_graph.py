@@ -63,6 +63,11 @@ class JobPlan:
     """For a preparation: the ranks that each run will have."""
 
     @property
+    def name(self) -> str:
+        """What it does, in words: prune, run lora, train full."""
+        return self.stage if self.stage == self.kind else f"{self.stage} {self.kind}"
+
+    @property
     def is_array(self) -> bool:
         """Whether each of its runs is an element of its own."""
         return is_array(self.stage, self.runs)

@@ -22,6 +22,7 @@ _WAITING = {"PENDING", "CONFIGURING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "
 _STATES = _WAITING | RUNNING | ENDED
 _NOT_A_NUMBER = ("", "N/A", "NONE", "UNKNOWN", "INVALID", "UNLIMITED", "NOT_SET", "(NULL)")
 _ARRAY = re.compile(r"(?P<job>\d+)_\[(?P<indices>[^\]%]*)(?:%\d+)?\]?")
+_NODES = re.compile(r"(?:[^,\[\]]|\[[^\]]*\]?)+")
 _GPUS = re.compile(r"gres/gpu(?::[^=,]+)?=(\d+)")
 _ALL_GPUS = re.compile(r"gres/gpu=(\d+)")
 CUT_OFF = "..."
@@ -116,6 +117,26 @@ def ids_in(text: str) -> list[str]:
         else:
             ids.append(f"{job}_{CUT_OFF}")
     return ids
+
+
+def nodes_in(text: str) -> list[str]:
+    """node[01-03,7],gpu5 as node01, node02, node03, node7, gpu5; a name without brackets as it is."""
+    found: list[str] = []
+    for item in _NODES.findall(text):
+        before, bracket, rest = item.partition("[")
+        inside, closed, after = rest.partition("]")
+        if not bracket or not closed:
+            found.append(item)
+            continue
+        for part in inside.split(","):
+            low, _, high = part.partition("-")
+            ends = nodes_in(after) if after else [""]
+            if not low.isdecimal() or (high and not high.isdecimal()):
+                found.append(item)
+                break
+            numbers = range(int(low), int(high or low) + 1)
+            found += [f"{before}{number:0{len(low)}d}{end}" for number in numbers for end in ends]
+    return found
 
 
 def state_of(text: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from lora_dist.config.slurm import SlurmSection, mebibytes_of, minutes_of
 from lora_dist.dispatch.job_graph import JobPlan
+from lora_dist.dispatch.job_log import START
 from lora_dist.dispatch.launch_config import write_located
 from lora_dist.errors import ConfigError
 from lora_dist.store.atomic import storage_errors
@@ -53,7 +54,9 @@ class Submitter:
         submission = secrets.token_hex(4)
         self._write_files(plan, submission)
         name = job_name(plan, self.folder, submission)
-        resources = {"nodes": plan.ranks.nodes, "gpus": plan.ranks.nodes * plan.ranks.gpus_per_node}
+        resources: dict[str, Any] = {"nodes": plan.ranks.nodes, "gpus": plan.ranks.nodes * plan.ranks.gpus_per_node}
+        if plan.ask.exclude:
+            resources["exclude"] = plan.ask.exclude
         runs = [run.id for run in plan.runs]
         write_submitting(
             self.folder.ledger,
@@ -165,6 +168,7 @@ def _sbatch(executor: Any, command: str) -> str:
 
 
 _SETUP = (
+    f'echo "{START}${{SLURM_RESTART_COUNT:-0}} on $SLURM_JOB_NODELIST"',
     # srun of 22.05 to 23.02 does not take the number of cores from sbatch.
     'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
     'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',

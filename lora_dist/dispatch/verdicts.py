@@ -7,6 +7,7 @@ from typing import Literal
 
 from lora_dist.dispatch.elements import Element
 from lora_dist.dispatch.scheduler_words import Job
+from lora_dist.store.attempts import LESS_MEMORY, NODE_UNFIT_CAUSE, OUT_OF_MEMORY_CAUSE
 from lora_dist.store.states import RunState
 
 State = Literal[
@@ -21,10 +22,6 @@ Action = Literal["", "wait", "submit", "resume", "retry", "retry_elsewhere", "me
 retry_elsewhere: the same without its node. mend: the same again would end the same way."""
 
 MORE_TIME = "give it more time (launch.slurm.time) or save more often (train.checkpoint_steps)"
-LESS_MEMORY = (
-    "lower train.micro_batch_size, shard more (launch.slurm.jobs.<kind>.config: zero2 or zero3), give it more GPUs, or "
-    "more host memory (launch.slurm.memory)"
-)
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Verdict:
     reason: str = ""
     """In a line, for people."""
     cause: str = ""
-    """In a word, for programs: preempted, timeout, node_fail, out_of_memory, cancelled, dependency, failed, refused,
+    """In a word, for programs: preempted, timeout, node_fail, node_unfit, out_of_memory, cancelled, dependency, failed, refused,
     signal, deadline, lost; empty while nothing has gone wrong."""
     action: Action = ""
 
@@ -64,7 +61,7 @@ def verdict_of_end(end: Job, element: Element, at: RunState) -> Verdict:
         case "NODE_FAIL" | "BOOT_FAIL":
             return Verdict("interrupted", f"{end.state}{where}", "node_fail", "retry_elsewhere")
         case "OUT_OF_MEMORY":
-            return Verdict("failed", f"out of memory{where}: {LESS_MEMORY}", "out_of_memory", "mend")
+            return Verdict("failed", f"out of memory{where}: {LESS_MEMORY}", OUT_OF_MEMORY_CAUSE, "mend")
         case "CANCELLED":
             return _cancelled(end, element, saved=saved)
         case "DEADLINE":
@@ -88,8 +85,14 @@ def _by_worker(at: RunState) -> Verdict:
         return Verdict("refused", at.reason, "refused", "mend")
     if at.state == "interrupted":
         cause = str(at.history.last.requeued.get("cause") or "signal")
-        return Verdict("interrupted", at.reason, cause, "resume")
-    return Verdict("failed", at.reason, "failed", "mend")
+        return Verdict("interrupted", at.reason + _not_requeued(at), cause, "resume")
+    action: Action = "retry_elsewhere" if at.cause == NODE_UNFIT_CAUSE else "mend"
+    return Verdict("failed", at.reason + _not_requeued(at), at.cause or "failed", action)
+
+
+def _not_requeued(at: RunState) -> str:
+    why = at.history.last.not_requeued
+    return f"; its job could not be given back to the queue: {why}" if why else ""
 
 
 def _completed(element: Element, worker: RunState | None) -> Verdict:

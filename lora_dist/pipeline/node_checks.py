@@ -14,7 +14,7 @@ from lora_dist.pipeline.estimates import shape_of_run
 from lora_dist.planning.disk import disk_bytes
 from lora_dist.store.folders import RunFolder
 from lora_dist.team import Team
-from lora_dist.world import SlurmJob, World, meeting_place
+from lora_dist.world import SlurmJob, World, meeting_place, this_node
 
 _GIB = 1024**3
 
@@ -28,7 +28,7 @@ def check_node(world: World, job: SlurmJob) -> None:
     seen = torch.cuda.device_count()
     if seen < job.gpus_here:
         raise NodeUnfit(
-            socket.gethostname(),
+            this_node(),
             f"torch sees {seen} of the {job.gpus_here} GPUs that the job was given there; see `nvidia-smi` there, and "
             f"whether this torch ({torch.__version__}) is built for them",
         )
@@ -40,7 +40,7 @@ def check_node(world: World, job: SlurmJob) -> None:
                 probe.bind(("", int(port)))
             except OSError as error:
                 raise NodeUnfit(
-                    socket.gethostname(), f"port {port}, where the ranks meet, cannot be used: {error.strerror}"
+                    this_node(), f"port {port}, where the ranks meet, cannot be used: {error.strerror}"
                 ) from None
 
 
@@ -56,7 +56,7 @@ def check_team(team: Team) -> None:
     team.add_up(told)
     expected = team.world.size * (team.world.size + 1) / 2
     if not bool((told == expected).all()):
-        raise NodeUnfit(socket.gethostname(), f"an all-reduce over {team.world.size} ranks gives a wrong sum there")
+        raise NodeUnfit(this_node(), f"an all-reduce over {team.world.size} ranks gives a wrong sum there")
 
 
 def check_disk(run: Run, folder: RunFolder, team: Team) -> None:

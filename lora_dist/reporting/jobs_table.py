@@ -12,17 +12,20 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style
 
-from lora_dist.reporting.status_table import FAILED, StatusRow, status_line
+from lora_dist.reporting.status_table import StatusRow, status_line
 from lora_dist.reporting.table import state_style
 from lora_dist.reporting.words import NOTHING, duration, one_line
+from lora_dist.store.attempts import LESS_MEMORY, OUT_OF_MEMORY_CAUSE
+from lora_dist.store.failures import FailureReport
 
 _TITLES = ("run", "stage", "state", "step", "time left", "attempts", "GPU-h useful", "lost", "node", "reason")
 _RIGHT = (3, 4, 5, 6, 7)  # numbers
 _STATE = 2
 _WIDEST = {0: 40, 8: 24}  # longer names are cut; the JSON has them whole
 _GAP = "  "
-_TOLD_OF = 10
+TOLD_OF = 10
 """So many of the runs that need somebody are told of under the table, with log and next command."""
+_LAST_LINES = 6
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class JobsTable:
         for row, line in zip(self.rows, cells, strict=True):
             yield from _line(line, widths, width, None, Style.parse(state_style(row.state)))
         yield from _plain([status_line(self.rows), *_gpu_hours(self.rows), *self.notes])
-        yield from _plain(_to_do(self.rows))
+        yield from _plain(to_do(self.rows))
 
 
 def _cells(row: StatusRow) -> list[str]:
@@ -97,14 +100,28 @@ def _gpu_hours(rows: Sequence[StatusRow]) -> list[str]:
     return [f"GPU-hours: {useful:,.2f} useful, {lost:,.2f} lost"] if useful or lost else []
 
 
-def _to_do(rows: Sequence[StatusRow]) -> list[str]:
-    """Runs that need somebody: why, where it says more, and what to type."""
-    needy = [row for row in rows if row.state in FAILED or row.state in ("interrupted", "cancelled")]
+def to_do(rows: Sequence[StatusRow]) -> list[str]:
+    """Runs that need somebody: why, the last words of the rank that failed first, and what to type."""
+    needy = [row for row in rows if row.needs_somebody]
     lines: list[str] = []
-    for row in needy[:_TOLD_OF]:
+    for row in needy[:TOLD_OF]:
         lines.append(f"{one_line(row.label)}: {one_line(row.reason, limit=400) or row.state}")
-        lines += [f"  log:  {row.log}"] if row.log else []
+        lines += _failure(row.failure, row.reason) if row.failure else []
+        log = row.failure.log if row.failure else str(row.log or "")
+        lines += [f"  log:  {log}"] if log else []
         lines += [f"  next: {row.cluster.next}"] if row.cluster and row.cluster.next else []
-    if len(needy) > _TOLD_OF:
-        lines.append(f"and {len(needy) - _TOLD_OF:,} more that did not end well: --json tells of all")
+    if len(needy) > TOLD_OF:
+        lines.append(f"and {len(needy) - TOLD_OF:,} more that did not end well: --json tells of all")
     return lines
+
+
+def _failure(failure: FailureReport, reason: str) -> list[str]:
+    """rank 1 on node2, train 12/450: killed; and what that rank printed last."""
+    who = [f"rank {failure.rank}"] if failure.rank is not None else []
+    who += [f"on {failure.node}"] if failure.node else []
+    at = f"{failure.stage} {failure.step:,}/{failure.steps:,}" if failure.steps else failure.stage
+    where = ", ".join(part for part in (" ".join(who), at) if part)
+    lines = [f"  {one_line(': '.join(part for part in (where, failure.cause) if part))}"]
+    if failure.cause == OUT_OF_MEMORY_CAUSE and LESS_MEMORY not in reason:
+        lines.append(f"  fix:  {LESS_MEMORY}")
+    return lines + [f"  | {line}" for line in failure.lines[-_LAST_LINES:]]

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from lora_dist.reporting.table import state_style
 from lora_dist.reporting.words import NOTHING, duration, one_line
+from lora_dist.store.failures import FailureReport
 from lora_dist.store.states import RunState
 
 _ORDER = (
@@ -69,14 +70,30 @@ class StatusRow:
     log: Path | None
     cluster: ClusterFacts | None = None
     """None in an experiment that no job was submitted for."""
+    failure: FailureReport | None = None
+    """Of a run that a cluster's job did not bring to its end, once its logs have been read; see `has_failed`."""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether somebody has to look at what its job left behind: it has failed, or its node has."""
+        return self.cluster is not None and (self.state in FAILED or self.cluster.cause == "node_fail")
+
+    @property
+    def needs_somebody(self) -> bool:
+        """Whether it goes on only when somebody types something."""
+        return self.state in FAILED or self.state in ("interrupted", "cancelled")
 
     def document(self) -> dict[str, Any]:
-        """The row for JSON; `cluster` is there only where jobs were submitted."""
+        """The row for JSON; `cluster` is there only where jobs were submitted, `failure` only where there is one."""
         document = vars(self) | {"log": str(self.log) if self.log else None}
         if self.cluster is None:
             del document["cluster"]
         else:
             document["cluster"] = vars(self.cluster)
+        if self.failure is None:
+            del document["failure"]
+        else:
+            document["failure"] = self.failure.document()
         return document
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_dist.store.ledger import ENDED, REQUEUED, RESUMED, STARTED
+from lora_dist.store.ledger import ENDED, NOT_REQUEUED, REQUEUED, RESUMED, STARTED
 from lora_dist.store.lines import read_lines
 
 
@@ -34,6 +34,8 @@ class Attempt:
     """The event of its end; empty while it has none."""
     requeued: dict[str, Any] = field(default_factory=dict)
     """The event by which its job went back into the queue; empty unless it did."""
+    not_requeued: str = ""
+    """Why its job did not go back into the queue, though it was to."""
 
     @property
     def outcome(self) -> str:
@@ -95,6 +97,8 @@ def _enter(history: History, event: dict[str, Any]) -> None:
         last.first_step, last.has_resumed = int(event.get("step") or 0), True
     elif what == REQUEUED:
         last.requeued = event
+    elif what == NOT_REQUEUED:
+        last.requeued, last.not_requeued = {}, str(event.get("why") or "")
 
 
 def _begun(event: dict[str, Any]) -> Attempt:

@@ -14,7 +14,7 @@ from lora_dist.store.lines import append_line, read_lines
 
 STARTED, RESUMED, ENDED = "started", "resumed", "ended"
 SUBMITTING, SUBMITTED, ABANDONED, CANCELLED = "submitting", "submitted", "abandoned", "cancelled"
-REQUEUED = "requeued"
+REQUEUED, NOT_REQUEUED = "requeued", "not_requeued"
 JobStage = Literal["prepare", "prune", "run", "train", "evaluate", "report"]
 """What a job does: check all runs and tokenise, prune a model, do runs to their records (or their training and then
 their evaluation, each in a job of its own), or write the report."""
@@ -102,10 +102,20 @@ def write_requeued(
     write_event(ledger, run_id, REQUEUED, cause=cause, job=job, step=step, steps=steps, stage=stage)
 
 
+def write_not_requeued(ledger: Path, run_id: str, *, job: str, why: str) -> None:
+    """Take the run's last `requeued` back: the cluster has not done it."""
+    write_event(ledger, run_id, NOT_REQUEUED, job=job, why=why)
+
+
 def requeues_of(ledger: Path, run_id: str, cause: str) -> list[dict[str, Any]]:
     """How often a run's job went back into the queue for this cause, oldest first; see `write_requeued`."""
-    wanted = {"run": run_id, "event": REQUEUED, "cause": cause}
-    return [line for line in read_lines(ledger) if wanted.items() <= line.items()]
+    found: list[dict[str, Any]] = []
+    for line in read_lines(ledger):
+        if line.get("run") == run_id and line.get("event") == REQUEUED:
+            found.append(line)
+        elif line.get("run") == run_id and line.get("event") == NOT_REQUEUED and found:
+            found.pop()
+    return [line for line in found if line.get("cause") == cause]
 
 
 @dataclass(frozen=True)

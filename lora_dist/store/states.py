@@ -27,6 +27,8 @@ class RunState:
     state: State
     reason: str = ""
     """Why it stands there, in a line; empty for a run that waits, runs or is complete."""
+    cause: str = ""
+    """The reason in a word, where who wrote the outcome knew one: out_of_memory."""
     record: Record | None = None
     beat: Beat | None = None
     """How far the worker is; only while it runs."""
@@ -82,7 +84,8 @@ def _state_of(folder: RunFolder, history: History) -> RunState:
         return _without_outcome(folder, history, known)
     if outcome["outcome"] == "completed":
         return RunState(folder, "waiting", _unmeasured(folder), **known)
-    return RunState(folder, outcome["outcome"], str(outcome.get("message") or ""), **known)
+    reason, cause = str(outcome.get("message") or ""), str(outcome.get("cause") or "")
+    return RunState(folder, outcome["outcome"], reason, cause, **known)
 
 
 def _unmeasured(folder: RunFolder) -> str:

@@ -54,6 +54,11 @@ def sealed(folder: Path) -> list[Path]:
     return sorted(found, key=_step_of, reverse=True)
 
 
+def newest_step(folder: Path) -> int:
+    """The step of the newest sealed checkpoint in `folder`; 0 when there is none."""
+    return max(map(_step_of, sealed(folder)), default=0)
+
+
 def _step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 

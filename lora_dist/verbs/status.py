@@ -19,6 +19,7 @@ from lora_dist.store.histories import histories_in
 from lora_dist.store.ledger import Submission, submissions_in
 from lora_dist.store.lines import read_lines
 from lora_dist.store.states import RunState, run_states
+from lora_dist.verbs.failures import explained
 
 INTERVAL_S = 5.0
 UNSETTLED = frozenset({"running", "pending", "unknown"})
@@ -40,12 +41,12 @@ class Look:
 
 
 def status(folder: Path | str) -> list[StatusRow]:
-    """The state of every run in an experiment's folder.
+    """The state of every run in an experiment's folder; with what failed runs of a cluster tell.
 
     Raises:
         StorageError: it is not an experiment's folder.
     """
-    return next(looks(folder)).rows
+    return explained(next(looks(folder)).rows, folder)
 
 
 def looks(folder: Path | str, interval_s: float = INTERVAL_S) -> Iterator[Look]:

@@ -9,6 +9,7 @@ from lora_dist.config.expansion import expand
 from lora_dist.config.experiment import Experiment, Run
 from lora_dist.config.profile import with_profile
 from lora_dist.dispatch.adoption import TO_THE_RECORD, live_runs
+from lora_dist.dispatch.bad_nodes import placed
 from lora_dist.dispatch.children import Nursery
 from lora_dist.dispatch.cluster import Cluster, end_jobs, problems_with, read_cluster
 from lora_dist.dispatch.events import Listener
@@ -36,6 +37,8 @@ class SubmitResult:
     """Runs that had a job already, by id; and that job."""
     finished: int
     """Runs that have a record."""
+    notes: tuple[str, ...] = ()
+    """Which jobs are kept off nodes that failed under their runs, and which could not be."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class JobPreview:
     plan: JobPlan
     script: str
     """What sbatch would get."""
+    note: str = ""
+    """Whether it is kept off nodes that failed under its runs; empty where none has."""
 
 
 def submit(
@@ -80,9 +85,10 @@ def submit(
         outset.make_folders()
     with exclusive(folder.submit_lock):
         live = asked.live(folder, adopt=True)  # another submitter may have been at work meanwhile
-        plans = asked.plans(asked.wanted(wanted, live), folder, cluster)
-        jobs = _submit_all(plans, Submitter(folder, asked.launch.slurm))
-    return SubmitResult(folder, jobs, live, len(outset.runs) - len(unfinished(outset.runs, folder)))
+        put = placed(asked.plans(asked.wanted(wanted, live), folder, cluster), folder, cluster)
+        jobs = _submit_all([item.plan for item in put], Submitter(folder, asked.launch.slurm))
+    finished = len(outset.runs) - len(unfinished(outset.runs, folder))
+    return SubmitResult(folder, jobs, live, finished, tuple(item.note for item in put if item.note))
 
 
 def preview_jobs(
@@ -91,9 +97,12 @@ def preview_jobs(
     """The jobs that `submit` would submit; writes nothing. Arguments and errors as there."""
     asked, folder = _Asked(experiment, only, prune_only), folder_of(experiment)
     runs = unfinished(expand(experiment), folder)
-    plans = asked.plans(asked.wanted(runs, asked.live(folder)), folder, read_cluster())
-    submitter = Submitter(folder, asked.launch.slurm)
-    return [JobPreview(plan, submitter.script(plan, [f"<job {place + 1}>" for place in plan.after])) for plan in plans]
+    cluster, submitter = read_cluster(), Submitter(folder, asked.launch.slurm)
+    plans = asked.plans(asked.wanted(runs, asked.live(folder)), folder, cluster)
+    return [
+        JobPreview(put.plan, submitter.script(put.plan, [f"<job {place + 1}>" for place in put.plan.after]), put.note)
+        for put in placed(plans, folder, cluster)
+    ]
 
 
 class _Asked:

@@ -10,7 +10,7 @@ from pathlib import Path
 from lora_dist.dispatch.requeue import Requeue
 from lora_dist.errors import ConfigError, Interrupted, NodeUnfit, StorageError
 from lora_dist.store.atomic import make_folder
-from lora_dist.store.attempts import write_unbegun
+from lora_dist.store.attempts import NODE_UNFIT_CAUSE, write_unbegun
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.heartbeat import Heartbeat
 from lora_dist.store.job_file import JobFile, experiment_of, read_job_file
@@ -20,7 +20,7 @@ from lora_dist.team import Team
 from lora_dist.training.stop import StopFlag
 from lora_dist.verbs.report import report
 from lora_dist.verbs.train import silent
-from lora_dist.world import SlurmJob, World, current_job, current_world
+from lora_dist.world import SlurmJob, World, current_job, current_world, this_node
 
 
 def work_on(path: Path) -> Record | None:
@@ -79,8 +79,9 @@ def _meet(world: World, folder: RunFolder) -> Team:
         team = Team.join(world)
         check_team(team)
     except (NodeUnfit, ConfigError) as error:  # whoever meets it says so: the others may not live to
-        node = {"node": error.node} if isinstance(error, NodeUnfit) else {}
-        write_unbegun(folder, "failed", str(error), job.facts(), **node)
+        facts = {"rank": world.rank, "host": this_node()}
+        cause = {"cause": NODE_UNFIT_CAUSE} if isinstance(error, NodeUnfit) else {}
+        write_unbegun(folder, "failed", str(error), job.facts(), **facts, **cause)
         raise
     return team
 
