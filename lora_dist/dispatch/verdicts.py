@@ -32,8 +32,8 @@ class Verdict:
     reason: str = ""
     """In a line, for people."""
     cause: str = ""
-    """In a word, for programs: preempted, timeout, node_fail, node_unfit, out_of_memory, cancelled, dependency, failed, refused,
-    signal, deadline, lost; empty while nothing has gone wrong."""
+    """In a word, for programs: preempted, timeout, node_fail, node_unfit, out_of_memory, cancelled, dependency, failed,
+    refused, signal, deadline, lost; empty while nothing has gone wrong."""
     action: Action = ""
 
 
