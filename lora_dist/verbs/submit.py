@@ -68,7 +68,7 @@ def submit(
     plans = _checked(wanted, launch, folder, cluster)
     worlds = {run.id: plan.ranks.world for plan in plans for run in plan.runs if plan.stage == "run"}
     stop = StopFlag(dies_when_asked_again=False)
-    with stop.listening(), Nursery() as nursery:
+    with stop.listening(), Nursery(launch.slurm.environment) as nursery:
         outset.make_ready(wanted, [worlds[run.id] for run in wanted], nursery, listener, stop)
     with exclusive(folder.submit_lock):
         live = live_runs(folder, adopt=True)  # another submitter may have been at work meanwhile
