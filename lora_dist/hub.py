@@ -19,8 +19,6 @@ from tqdm.auto import tqdm
 
 Report = Callable[[int, int, str], None]
 """(bytes done, bytes in all or 0, text); may raise, and the download ends."""
-PREFETCH = "fetch it where the hub can be reached (`lora-dist prefetch EXPERIMENT`, with the same HF_HOME)"
-"""What to do where something is not in the cache."""
 MORE_ROOM = "free some space, or set HF_HOME to a folder on a larger disk"
 _FILES_AT_ONCE = 8
 _ABANDONED_S = 3600.0
@@ -61,7 +59,15 @@ def is_offline() -> bool:
 
 def why_unreachable() -> str:
     """Half a sentence."""
-    return "HF_HUB_OFFLINE is set" if is_offline() else f"the hub ({constants.ENDPOINT}) cannot be reached"
+    if is_offline():
+        return "the hub is not asked (HF_HUB_OFFLINE or launch.slurm.offline)"
+    return f"the hub ({constants.ENDPOINT}) cannot be reached"
+
+
+def how_to_fetch() -> str:
+    """What to do where something is not in the cache."""
+    terms = "without HF_HUB_OFFLINE and with the same HF_HOME" if is_offline() else "with the same HF_HOME"
+    return f"fetch it by `lora-dist prefetch EXPERIMENT` where the hub can be reached, {terms}"
 
 
 def is_full(error: BaseException) -> bool:

@@ -58,4 +58,7 @@ def _in_words(sources: list[Source]) -> str:
 def _size(count: int | None) -> str:
     if count is None:
         return "-"
-    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count / 1e3:,.1f} kB"

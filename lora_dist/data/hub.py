@@ -7,16 +7,18 @@ import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lora_dist.config.experiment import content_hash
 from lora_dist.data.local import SourceSplit, rows_of_dataset
 from lora_dist.errors import DataError
 from lora_dist.hub import (
     MORE_ROOM,
-    PREFETCH,
     Report,
+    Unreachable,
     chain_of,
     download,
+    how_to_fetch,
     is_full,
     look_up,
     why_unreachable,
@@ -46,9 +48,16 @@ def fetch_hub_dataset(path: str, subset: str | None, revision: str | None, repor
     Raises:
         DataError: as `hub_splits`.
     """
+    from huggingface_hub.errors import HfHubHTTPError
+
     report(0, 0, f"asking the hub for {path}")
     with _in_one_line(path, subset, revision):
-        builder = _builder(path, subset, revision)
+        try:
+            with contextlib.suppress(HfHubHTTPError):  # what it refuses, `datasets` says below
+                look_up("dataset", path, revision)
+            builder = _builder(path, subset, revision)
+        except Unreachable as error:  # known at once; `datasets` would try again for half a minute
+            builder = _cached_builder_unless(error, path, subset, revision)
         place = Path(builder.cache_dir)
         was_there = place.is_dir()  # `datasets` renames it into place when it is whole
         if not was_there:
@@ -60,26 +69,35 @@ def fetch_hub_dataset(path: str, subset: str | None, revision: str | None, repor
     return Fetched(str(place), size, "already there" if was_there else "fetched")
 
 
-def _builder(path: str, subset: str | None, revision: str | None) -> datasets.DatasetBuilder:  # noqa: F821
-    """What makes the dataset, at the commit that the revision stands for."""
+def _builder(path: str, subset: str | None, revision: str | None) -> Any:
+    """The `datasets.DatasetBuilder` (it takes 2 s to import) at the commit that the revision stands for."""
     import datasets
     from datasets.packaged_modules.cache.cache import Cache
 
     builder = datasets.load_dataset_builder(path, name=subset, revision=revision)
-    commit = _cached_commit(path, revision)
-    if not isinstance(builder, Cache) or commit is None or builder.hash == commit:
-        return builder
-    # Where the hub does not answer, `datasets` (5.2) takes whatever was cached last, whichever revision is asked for.
-    place = Path(builder.cache_dir)
+    return _cached_builder(path, subset, revision) if isinstance(builder, Cache) else builder
+
+
+def _cached_builder(path: str, subset: str | None, revision: str | None) -> Any:
+    """The dataset in the cache. `datasets` (5.2) takes whatever was cached last, whichever revision is asked for."""
+    from datasets.packaged_modules.cache.cache import Cache
+
+    names = {"repo_id": path, "dataset_name": path.split("/")[-1]}
+    newest = Cache(**names, config_name=subset, version="auto", hash="auto")
+    place, commit = Path(newest.cache_dir), _cached_commit(path, revision)
+    if commit in (None, place.name):
+        return newest
     if not place.with_name(commit).is_dir():
         raise FileNotFoundError(errno.ENOENT, _OTHER_REVISION)
-    return Cache(
-        repo_id=path,
-        dataset_name=path.split("/")[-1],
-        config_name=builder.config.name,
-        version=str(builder.config.version),
-        hash=commit,
-    )
+    return Cache(**names, config_name=newest.config.name, version=place.parent.name, hash=commit)
+
+
+def _cached_builder_unless(gone: Unreachable, path: str, subset: str | None, revision: str | None) -> Any:
+    """The dataset in the cache; that the hub is gone is what there is to say where nothing of it is there."""
+    try:
+        return _cached_builder(path, subset, revision)
+    except ValueError as error:
+        raise error if "Available configs" in str(error) else gone from None
 
 
 _OTHER_REVISION = "only other revisions of it are in the cache"
@@ -95,7 +113,7 @@ def _cached_commit(path: str, revision: str | None) -> str | None:
     return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
 
 
-def _files_of(builder: datasets.DatasetBuilder) -> dict[tuple[str, str], list[str]]:  # noqa: F821
+def _files_of(builder: Any) -> dict[tuple[str, str], list[str]]:
     """The files that `download_and_prepare` will ask for, by repository and commit."""
     from huggingface_hub import HfFileSystem
 
@@ -156,13 +174,13 @@ def _explain(error: Exception, path: str, subset: str | None, revision: str | No
             key="data.path",
             problem=f"'{path}' is no file or folder here, and not in the cache of hub datasets, and "
             f"{why_unreachable()}",
-            fix=f"correct the path, or {PREFETCH}",
+            fix=f"correct the path, or {how_to_fetch()}",
         )
     if _OTHER_REVISION in message:
         return DataError(
             key="data.revision" if revision else "data.path",
             problem=f"the hub dataset '{path}' is not in the cache at this revision, and {why_unreachable()}",
-            fix=PREFETCH,
+            fix=how_to_fetch(),
         )
     if "scripts are no longer supported" in message:
         return DataError(

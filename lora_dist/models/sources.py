@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from lora_dist.assets import user_path
 from lora_dist.config.sections import ModelSection
 from lora_dist.errors import ModelError
-from lora_dist.hub import MORE_ROOM, PREFETCH, Unreachable, chain_of, is_full, why_unreachable
+from lora_dist.hub import MORE_ROOM, Unreachable, chain_of, how_to_fetch, is_full, why_unreachable
 from lora_dist.models.builtin import builtin_model_folder
 
 BUILTIN = "builtin:"
@@ -65,17 +65,21 @@ def hub_errors(section: ModelSection) -> Iterator[None]:
                 problem=f"'{section.attention}' cannot be had here: {_one_line(error)}",
                 fix="use auto, sdpa or eager, or install what it needs",
             ) from error
-        raise model_error(section, *_explain(error, section)) from error
+        if any(isinstance(link, hub.RevisionNotFoundError) for link in chain_of(error)):
+            raise ModelError(
+                key="model.revision",
+                problem=f"'{section.path}' has no revision '{section.revision}'",
+                fix="use a branch, tag or commit of it, or null",
+            ) from error
+        raise model_error(section, *_explain(error)) from error
 
 
-def _explain(error: Exception, section: ModelSection) -> tuple[str, str]:
+def _explain(error: Exception) -> tuple[str, str]:
     """Problem and fix for what was raised while opening a model. transformers wraps the hub's errors, so look below."""
     chain = chain_of(error)
     text = str(error)
     if any(isinstance(link, hub.GatedRepoError) for link in chain):
         return "is gated, and you have not been granted access", "ask for it on its hub page, then `hf auth login`"
-    if any(isinstance(link, hub.RevisionNotFoundError) for link in chain):
-        return f"has no revision '{section.revision}'", "correct model.revision"
     if any(isinstance(link, hub.RepositoryNotFoundError | hub.HFValidationError) for link in chain):
         return (
             "is not on the hub",
@@ -86,7 +90,7 @@ def _explain(error: Exception, section: ModelSection) -> tuple[str, str]:
     if any(isinstance(link, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled | Unreachable) for link in chain):
         return (
             f"is not in the cache, and {why_unreachable()}",
-            f"{PREFETCH}, or give a local folder or builtin:tiny-llama",
+            f"{how_to_fetch()}, or give a local folder or builtin:tiny-llama",
         )
     if any(isinstance(link, hub.HfHubHTTPError) for link in chain):
         return f"is refused by the hub: {_one_line(error)}", "log in again (`hf auth login`), or try later"

@@ -10,7 +10,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 
 from lora_dist.config.sections import ModelSection
 from lora_dist.errors import ModelError
-from lora_dist.hub import PREFETCH, is_offline, why_unreachable
+from lora_dist.hub import how_to_fetch, is_offline, why_unreachable
 from lora_dist.models.sources import Report, hub_errors, model_error, source_of
 
 
@@ -69,7 +69,7 @@ def lacks_shard(section: ModelSection, name: str) -> ModelError:
 def _not_there(section: ModelSection, source: str, otherwise: ModelError) -> ModelError:
     """Without a network a file that was never fetched looks as one that does not exist."""
     if is_offline() and not Path(source).is_absolute():
-        return model_error(section, f"has not all of its weights in the cache, and {why_unreachable()}", PREFETCH)
+        return model_error(section, f"has not all of its weights in the cache, and {why_unreachable()}", how_to_fetch())
     return otherwise
 
 
