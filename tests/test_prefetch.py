@@ -216,9 +216,12 @@ def test_a_stopped_download_goes_on_at_the_file_that_is_not_whole(hub, tmp_path,
     if how == signal.SIGINT:
         assert said.splitlines() == ["interrupted: what is finished is kept; the same command resumes"]
     assert not (tmp_path / "runs" / "small").exists()
+    for left in tmp_path.rglob("*.incomplete"):
+        os.utime(left, (0, 0))  # as if it were of yesterday
     hub.asked.clear()
     done = prefetch(tmp_path, env)
     assert done.code == 0, done.err
+    assert not list(tmp_path.rglob("*.incomplete"))
     assert [name for name in hub.files_sent() if name.endswith(".safetensors")] == [held]
 
 

@@ -56,9 +56,9 @@ def _fetch(section: ModelSection, repository: Repository, report: Report) -> Fet
     config = source_file(section, "config.json")
     weights = _weights(section, repository)
     came += download(repository, weights, report)
-    if section.trust_remote_code:  # the code may come from other repositories, which only opening it tells
-        load_tokenizer(section)
-        empty_model(section)
+    # Opening fetches what has another name than those above: rare vocabularies, code from other repositories.
+    load_tokenizer(section)
+    empty_model(section)
     size = sum(repository.sizes[name] for name in [*wanted, *weights])
     where = config.parent if config else repository.cache
     return Fetched(str(where), size, "fetched" if came else "already there")
