@@ -55,6 +55,7 @@ def _fetch(section: ModelSection, repository: Repository, report: Report) -> Fet
     # Asked for by its branch or tag, which then stands for this commit in the cache.
     config = source_file(section, "config.json")
     weights = _weights(section, repository)
+    report(0, 0, "the weights")
     came += download(repository, weights, report)
     # Opening fetches what has another name than those above: rare vocabularies, code from other repositories.
     load_tokenizer(section)

@@ -11,6 +11,7 @@ from lora_dist.errors import UserError, raise_together
 from lora_dist.hub import Report
 from lora_dist.models.fetching import fetch_model
 from lora_dist.models.loading import quiet_transformers
+from lora_dist.models.sources import BUILTIN
 from lora_dist.pipeline.preflight import Progress, as_stage, placed
 from lora_dist.store.fetched import Fetched, Source
 
@@ -29,11 +30,18 @@ def fetch_sources(runs: Sequence[Run], progress: Progress) -> list[Source]:
     found, problems = [], []
     for (kind, name), (run, fetch) in wanted.items():
         try:
-            found.append(Source(kind, name, fetch(as_stage(progress, f"fetch {name}"))))
+            found.append(Source(kind, name, fetch(_report(progress, name))))
         except UserError as error:
             problems += [placed(problem, run, runs) for problem in error.problems]
     raise_together(problems)
     return found
+
+
+def _report(progress: Progress, name: str) -> Report:
+    """Two stages, of which the one with bytes begins anew with each download: then its bar has a new total at once."""
+    if name.startswith(BUILTIN):  # made here, in steps
+        return as_stage(progress, "built-in model")
+    return lambda done, total, text: progress(f"{'fetch' if total else 'open'} {name}", done, total, text)
 
 
 def _needs(run: Run) -> Iterator[tuple[str, str, Callable[[Report], Fetched]]]:
