@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 Report = Callable[[int, int, str], None]
 """(bytes done, bytes in all or 0, text); may raise, and the download ends."""
 MORE_ROOM = "free some space, or set HF_HOME to a folder on a larger disk"
+OTHER_CACHE = "set HF_HOME to a folder that you may write to"
 _FILES_AT_ONCE = 8
 _ABANDONED_S = 3600.0
 
@@ -75,6 +76,11 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def is_write_protected(error: BaseException) -> bool:
+    """Whether an error says that one may not write there."""
+    return isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
 def chain_of(error: BaseException) -> list[BaseException]:
     """An error, and those that it was raised from: libraries wrap what the hub and the system say."""
     chain: list[BaseException] = []
@@ -95,7 +101,7 @@ def look_up(kind: Literal["model", "dataset"], name: str, revision: str | None) 
     ask = HfApi().model_info if kind == "model" else HfApi().dataset_info
     with _unreachable():
         found = ask(name, revision=revision, files_metadata=True)
-    return Repository(kind, name, found.sha, {file.rfilename: file.size or 0 for file in found.siblings})
+    return Repository(kind, name, found.sha, {file.rfilename: file.size or 0 for file in found.siblings or ()})
 
 
 def download(repository: Repository, names: Sequence[str], report: Report) -> int:
@@ -173,7 +179,7 @@ def _check_room(repository: Repository, needed: int) -> None:
     there = next(parent for parent in (repository.cache, *repository.cache.parents) if parent.exists())
     free = shutil.disk_usage(there).free
     if needed > free:
-        raise OSError(errno.ENOSPC, f"{needed / 1e9:.3f} GB to fetch, {free / 1e9:.3f} GB free")
+        raise OSError(errno.ENOSPC, f"{needed / 1e6:,.1f} MB to fetch, {free / 1e6:,.1f} MB free")
 
 
 def _remove_abandoned(repository: Repository) -> None:

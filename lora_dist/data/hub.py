@@ -14,12 +14,14 @@ from lora_dist.data.local import SourceSplit, rows_of_dataset
 from lora_dist.errors import DataError
 from lora_dist.hub import (
     MORE_ROOM,
+    OTHER_CACHE,
     Report,
     Unreachable,
     chain_of,
     download,
     how_to_fetch,
     is_full,
+    is_write_protected,
     look_up,
     why_unreachable,
 )
@@ -154,6 +156,12 @@ def _explain(error: Exception, path: str, subset: str | None, revision: str | No
             key="data.path",
             problem=f"the hub dataset '{path}' does not fit the disk of the cache ({message[:200]})",
             fix=MORE_ROOM,
+        )
+    if any(is_write_protected(link) for link in chain_of(error)):
+        return DataError(
+            key="data.path",
+            problem=f"the hub dataset '{path}' cannot be written into the cache ({message[:200]})",
+            fix=OTHER_CACHE,
         )
     if "gated" in message:
         return DataError(

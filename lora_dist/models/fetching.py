@@ -91,9 +91,9 @@ def _snapshot_in_cache(section: ModelSection, name: str) -> Path | None:
         found = try_to_load_from_cache(name, file, revision=section.revision)
         return Path(found) if isinstance(found, str) else None
 
-    config, index = cached("config.json"), cached(SAFE_WEIGHTS_INDEX_NAME)
-    files = shards_of(section, index) if index else [SAFE_WEIGHTS_NAME]
-    return config.parent if config and all(cached(file) for file in files) else None
+    config, single, index = map(cached, ("config.json", SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
+    is_whole = single or (index and all(cached(file) for file in shards_of(section, index)))
+    return config.parent if config and is_whole else None
 
 
 def _bytes_in(folder: Path) -> int:

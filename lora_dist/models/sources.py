@@ -12,7 +12,16 @@ from safetensors import SafetensorError
 from lora_dist.assets import user_path
 from lora_dist.config.sections import ModelSection
 from lora_dist.errors import ModelError
-from lora_dist.hub import MORE_ROOM, Unreachable, chain_of, how_to_fetch, is_full, why_unreachable
+from lora_dist.hub import (
+    MORE_ROOM,
+    OTHER_CACHE,
+    Unreachable,
+    chain_of,
+    how_to_fetch,
+    is_full,
+    is_write_protected,
+    why_unreachable,
+)
 from lora_dist.models.builtin import builtin_model_folder
 
 BUILTIN = "builtin:"
@@ -87,6 +96,8 @@ def _explain(error: Exception) -> tuple[str, str]:
         )
     if any(is_full(link) for link in chain):
         return f"does not fit the disk of the cache ({_one_line(error)})", MORE_ROOM
+    if any(is_write_protected(link) for link in chain):
+        return f"cannot be written into the cache ({_one_line(error)})", OTHER_CACHE
     if any(isinstance(link, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled | Unreachable) for link in chain):
         return (
             f"is not in the cache, and {why_unreachable()}",
