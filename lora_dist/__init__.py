@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lora_dist.verbs.compare import compare
     from lora_dist.verbs.evaluate import evaluate, evaluate_model
     from lora_dist.verbs.plan import plan
+    from lora_dist.verbs.prefetch import prefetch
     from lora_dist.verbs.prune import prune
     from lora_dist.verbs.report import report
     from lora_dist.verbs.retry import retry
@@ -41,6 +42,7 @@ _HOMES = {
     "evaluate_model": "lora_dist.verbs.evaluate",
     "load_experiment": "lora_dist.config.loading",
     "plan": "lora_dist.verbs.plan",
+    "prefetch": "lora_dist.verbs.prefetch",
     "prune": "lora_dist.verbs.prune",
     "report": "lora_dist.verbs.report",
     "retry": "lora_dist.verbs.retry",
@@ -62,6 +64,7 @@ __all__ = [
     "evaluate_model",
     "load_experiment",
     "plan",
+    "prefetch",
     "prune",
     "report",
     "retry",

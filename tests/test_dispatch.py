@@ -98,5 +98,6 @@ def test_the_public_names_are_these():
     names = run_python("import lora_dist; print([getattr(lora_dist, n) and n for n in lora_dist.__all__])")
     assert names == str(
         ["Experiment", "LoraDistError", "Record", "Run", "UserError", "cancel", "clean", "compare", "evaluate",
-         "evaluate_model", "load_experiment", "plan", "prune", "report", "retry", "status", "submit", "train"]
+         "evaluate_model", "load_experiment", "plan", "prefetch", "prune", "report", "retry", "status", "submit",
+         "train"]
     )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lora_dist.assets import user_path
-from lora_dist.cli.arguments import experiment_of
+from lora_dist.cli.arguments import Words, experiment_of
 from lora_dist.cli.exits import Commands, run_to_exit
 from lora_dist.cli.jobs import Folder, cancel, is_for_cluster, prepare_comparison, retry, submit_jobs, submit_one
 from lora_dist.cli.output import (
@@ -21,6 +21,7 @@ from lora_dist.cli.output import (
     print_to_do,
     stdout,
 )
+from lora_dist.cli.prefetch import prefetch
 from lora_dist.cli.recipes import recipes_app
 from lora_dist.errors import Interrupted, RunsFailed, UserError
 
@@ -39,16 +40,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(recipes_app, name="recipes")
-
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="EXPERIMENT|KEY=VALUE",
-        help="A YAML file, an experiment's folder or a recipe's name, then overrides such as train.epochs=2. The file "
-        "may be left out when the overrides say enough.",
-        show_default=False,
-    ),
-]
 
 
 OneLauncher = Annotated[str | None, typer.Option(help="slurm: as a job of a cluster; this process, if not given.")]
@@ -241,6 +232,7 @@ def status(
         raise typer.Exit(RunsFailed.exit_code)
 
 
+app.command()(prefetch)
 app.command()(retry)
 app.command()(cancel)
 

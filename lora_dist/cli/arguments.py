@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 if TYPE_CHECKING:
     from lora_dist.config.experiment import Experiment
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="EXPERIMENT|KEY=VALUE",
+        help="A YAML file, an experiment's folder or a recipe's name, then overrides such as train.epochs=2. The file "
+        "may be left out when the overrides say enough.",
+        show_default=False,
+    ),
+]
 
 
 def experiment_of(

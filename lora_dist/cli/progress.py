@@ -11,13 +11,16 @@ from typing import Self
 
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from lora_dist.cli.output import stderr
 from lora_dist.config.experiment import Run
@@ -27,6 +30,18 @@ from lora_dist.store.heartbeat import Beat
 from lora_dist.store.lock import Owner
 
 
+class _Amount(MofNCompleteColumn):
+    """How much of how much: bytes while something is fetched, else counted in ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bytes = DownloadColumn()
+
+    def render(self, task: Task) -> Text:
+        """One cell."""
+        return self._bytes.render(task) if task.fields["in_bytes"] else super().render(task)
+
+
 class _Bars:
     """rich bars, one for each thing under way, that follow (stage, done, total, text)."""
 
@@ -34,7 +49,7 @@ class _Bars:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            _Amount(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[text]}"),
@@ -58,7 +73,8 @@ class _Bars:
         task, shown = self._tasks.get(title, (None, ""))
         if task is None or stage != shown:
             self.clear(title)
-            task = self._progress.add_task(f"{title} {stage}".strip(), total=total or None, text=text)
+            name, in_bytes = f"{title} {stage}".strip(), stage.startswith("fetch")
+            task = self._progress.add_task(name, total=total or None, text=text, in_bytes=in_bytes)
             self._tasks[title] = task, stage
         self._progress.update(task, completed=done, total=total or None, text=text)
 

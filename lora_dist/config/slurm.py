@@ -18,6 +18,9 @@ or write the report."""
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._,:+@&|\[\]()*=/-]*$", max_length=200)]
 Line = Annotated[str, StringConstraints(pattern=r"^[^\n\r]+$")]
 
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+"""The environment of processes that take models and data from the cache, and ask no hub."""
+
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<first>\d+)(?::(?P<second>\d+))?(?::(?P<third>\d+))?")
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?) ?(?P<unit>[KMGT])(?:i?B)?")
 _MIB = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024 * 1024}
@@ -109,6 +112,9 @@ class SlurmSection(JobSection):
     prepare: Literal["here", "job"] = "here"
     """Where runs are checked and the data is tokenised: here, before anything is submitted, so that every mistake is
     told at once; or in a job that the others wait for, where a login node is not to do such work."""
+    offline: bool = False
+    """For nodes without internet: jobs run with HF_HUB_OFFLINE=1 and HF_DATASETS_OFFLINE=1. What they need has to be in
+    the cache (`lora-dist prefetch EXPERIMENT`); with prepare=here that is checked before anything is submitted."""
     array_cap: Whole | None = None
     """Runs of a sweep at a time; null leaves it to the cluster."""
     signal_seconds: Whole = 120
@@ -126,6 +132,11 @@ class SlurmSection(JobSection):
             if name.replace("-", "_") in _OURS:
                 raise ValueError(f"'{name}' is set by lora_dist: use the setting of launch.slurm, or leave it out")
         return value
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that jobs are given."""
+        return OFFLINE if self.offline else {}
 
     def job(self, kind: JobKind) -> JobSection:
         """What jobs of this kind ask for, with what all ask for."""

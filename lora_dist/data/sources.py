@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lora_dist.assets import user_path
 from lora_dist.config.sections import DataSection
 from lora_dist.corpora import registry
 from lora_dist.data.files import READERS
-from lora_dist.data.hub import hub_splits
+from lora_dist.data.hub import fetch_hub_dataset, hub_splits
 from lora_dist.data.local import SourceSplit, file_split, folder_splits, mapped_splits
 from lora_dist.data.rows import Rows, refuse, rows_of_objects
 from lora_dist.errors import DataError, Problem
+from lora_dist.hub import Report
+from lora_dist.store.fetched import Fetched
 
 BUILTIN = "builtin:"
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev")
@@ -81,13 +84,37 @@ def _all_splits(section: DataSection) -> dict[str, SourceSplit]:
     if local.exists():
         _refuse_hub_settings(section, "a local file", subset=True)
         return file_split(local)
-    if local.suffix.lower() in READERS or path.startswith((".", "/", "~")) or path.count("/") > 1:
+    if not is_on_hub(path):
         raise DataError(
             key="data.path",
             problem=f"there is no file or folder {path}",
             fix=f"correct the path (relative paths start at {Path.cwd()})",
         )
     return hub_splits(path, section.subset, section.revision)
+
+
+def is_on_hub(path: str | dict[str, Any]) -> bool:
+    """Whether a `data.path` names a dataset of the hub, and not files, built-in data or a file that is not there."""
+    if isinstance(path, dict) or path.startswith((BUILTIN, ".", "/", "~")) or path.count("/") > 1:
+        return False
+    local = user_path(path)
+    return not local.exists() and local.suffix.lower() not in READERS
+
+
+def fetch_data(section: DataSection, report: Report) -> Fetched:
+    """Make sure that this data can be read without a network.
+
+    Raises:
+        DataError: as `find_splits`.
+    """
+    path = section.path
+    if is_on_hub(path):
+        return fetch_hub_dataset(path, section.subset, section.revision, report)
+    if isinstance(path, dict):
+        return Fetched("the files that are named", None, "local")
+    if path.startswith(BUILTIN):
+        return Fetched("made as it is read", None, "already there")
+    return Fetched(str(user_path(path).resolve()), None, "local")
 
 
 def _refuse_hub_settings(section: DataSection, source: str, *, subset: bool) -> None:

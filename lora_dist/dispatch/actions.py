@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lora_dist.config.experiment import Run
 from lora_dist.config.sections import Strategy
 from lora_dist.dispatch.children import TAKEN
 from lora_dist.errors import Interrupted, UserError
+from lora_dist.pipeline.fetching import fetch_sources
 from lora_dist.pipeline.preflight import Preflight
 from lora_dist.pipeline.worker import work
 from lora_dist.store.atomic import write_json
@@ -21,6 +23,7 @@ from lora_dist.store.folders import RunFolder
 from lora_dist.store.heartbeat import Heartbeat
 from lora_dist.store.lock import Held
 from lora_dist.team import Team
+from lora_dist.training.stop import StopFlag
 from lora_dist.world import World
 
 log = logging.getLogger(__name__)
@@ -55,7 +58,24 @@ def check(
     write_json(Path(answer), {"problems": []})
 
 
-ACTIONS: dict[str, Callable[..., None]] = {"work_on": work_on, "launch": launch, "check": check}
+def fetch(runs: list[dict[str, Any]], answer: str, heartbeat: str) -> None:
+    """Fetch what the runs need from elsewhere; write the problems, if any, and what there is to the file `answer`."""
+    beat, stop = Heartbeat(Path(heartbeat)), StopFlag(dies_when_asked_again=False)
+
+    def progress(stage: str, done: int, total: int, text: str) -> None:
+        stop.check()
+        beat(stage, done, total, text)
+
+    try:
+        with stop.listening():
+            sources = fetch_sources([Run.model_validate(run) for run in runs], progress)
+    except UserError as error:
+        write_json(Path(answer), {"problems": [vars(problem) for problem in error.problems]})
+        raise
+    write_json(Path(answer), {"problems": [], "sources": [asdict(source) for source in sources]})
+
+
+ACTIONS: dict[str, Callable[..., None]] = {"work_on": work_on, "launch": launch, "check": check, "fetch": fetch}
 
 
 def perform(action: str, arguments: dict[str, Any]) -> int:

@@ -10,15 +10,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from lora_dist.errors import WorkerCrashed
+from lora_dist.errors import Interrupted, WorkerCrashed
 
 TICK_S = 0.1
+TIDY_S = 2.0
+"""So long a child that is to end may take to remove what it has half written."""
 TAKEN = 75
 """Exit code of a child that found its run held by another process (EX_TEMPFAIL of sysexits.h)."""
 Tick = Callable[[], None]
@@ -39,9 +42,14 @@ class Ended:
 
 
 class Nursery:
-    """A process with the stack imported, started on first use and stopped with the block it is used in."""
+    """A process with the stack imported, started on first use and stopped with the block it is used in.
 
-    def __init__(self) -> None:
+    Args:
+        environment: variables that it and its children have: those that the stack reads when it is imported.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._ids = itertools.count(1)
@@ -105,14 +113,29 @@ class Nursery:
         """Perform `action` in a child and wait for its end, calling `tick` about every 0.1 s.
 
         Raises:
+            Interrupted: `tick` did; the child has had a moment to tidy up.
             WorkerCrashed: the nursery itself died.
         """
         number = self.start(action, arguments, log=log)
-        while True:
-            tick()
-            for ended_number, ended in self.poll():
-                if ended_number == number:
+        try:
+            while True:
+                tick()
+                if (ended := self._ended(number)) is not None:
                     return ended
+        except Interrupted:
+            self._ask_to_end(number)
+            raise
+
+    def _ended(self, number: int) -> Ended | None:
+        return next((ended for other, ended in self.poll() if other == number), None)
+
+    def _ask_to_end(self, number: int) -> None:
+        if not self._is_ready:
+            return
+        self.signal(number, signal.SIGTERM)
+        deadline = time.monotonic() + TIDY_S
+        while self._ended(number) is None and time.monotonic() < deadline:
+            pass
 
     def _start(self) -> None:
         if self._process is not None:
@@ -123,7 +146,7 @@ class Nursery:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             # Asking NVML whether there is a GPU leaves CUDA untouched, so that children may use it after a fork.
-            env={**os.environ, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
+            env={**os.environ, "PYTORCH_NVML_BASED_CUDA_CHECK": "1", **self._environment},
             start_new_session=True,  # a terminal's Ctrl-C is for this process to hear, and to pass on once
         )
 

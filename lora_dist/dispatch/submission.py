@@ -139,7 +139,7 @@ class Submitter:
             "dependency": _dependency(plan, after),
             "signal_delay_s": self.slurm.signal_seconds,
             "stderr_to_stdout": True,
-            "setup": [*_SETUP, *self.slurm.setup],
+            "setup": [*_SETUP, *_exports(self.slurm.environment), *self.slurm.setup],
             "srun_args": ["--kill-on-bad-exit=1"],
             "array_parallelism": self.slurm.array_cap or len(plan.runs) or 1,
             "wckey": None,
@@ -173,6 +173,10 @@ _SETUP = (
     'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
     'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',
 )
+
+
+def _exports(environment: dict[str, str]) -> list[str]:
+    return [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
 
 
 def job_name(plan: JobPlan, folder: ExperimentFolder, submission: str) -> str:

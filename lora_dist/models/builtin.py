@@ -72,7 +72,7 @@ def builtin_model_folder(name: str, report: Report | None = None, recipe: Recipe
     """
     recipe = recipe or _recipe_of(name)
     texts = documents(recipe.documents, recipe.seed)
-    folder = user_cache() / "models" / f"{name}-{_content_hash(recipe, texts)}"
+    folder = _place(name, recipe, texts)
     try:
         _make_once(folder, recipe, texts, report or _silent)
     except StorageError as error:
@@ -82,6 +82,20 @@ def builtin_model_folder(name: str, report: Report | None = None, recipe: Recipe
             fix="mend this folder, or set XDG_CACHE_HOME to one that you may write to",
         ) from error
     return folder
+
+
+def builtin_model_is_made(name: str) -> bool:
+    """Whether somebody has asked for this built-in model before.
+
+    Raises:
+        ModelError: no built-in model has this name.
+    """
+    recipe = _recipe_of(name)
+    return _place(name, recipe, documents(recipe.documents, recipe.seed)).is_dir()
+
+
+def _place(name: str, recipe: Recipe, texts: Sequence[str]) -> Path:
+    return user_cache() / "models" / f"{name}-{_content_hash(recipe, texts)}"
 
 
 def _make_once(folder: Path, recipe: Recipe, texts: Sequence[str], report: Report) -> None:

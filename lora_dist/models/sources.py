@@ -12,6 +12,16 @@ from safetensors import SafetensorError
 from lora_dist.assets import user_path
 from lora_dist.config.sections import ModelSection
 from lora_dist.errors import ModelError
+from lora_dist.hub import (
+    MORE_ROOM,
+    OTHER_CACHE,
+    Unreachable,
+    chain_of,
+    how_to_fetch,
+    is_full,
+    is_write_protected,
+    why_unreachable,
+)
 from lora_dist.models.builtin import builtin_model_folder
 
 BUILTIN = "builtin:"
@@ -64,28 +74,37 @@ def hub_errors(section: ModelSection) -> Iterator[None]:
                 problem=f"'{section.attention}' cannot be had here: {_one_line(error)}",
                 fix="use auto, sdpa or eager, or install what it needs",
             ) from error
-        raise model_error(section, *_explain(error, section)) from error
+        if any(isinstance(link, hub.RevisionNotFoundError) for link in chain_of(error)):
+            raise ModelError(
+                key="model.revision",
+                problem=f"'{section.path}' has no revision '{section.revision}'",
+                fix="use a branch, tag or commit of it, or null",
+            ) from error
+        raise model_error(section, *_explain(error)) from error
 
 
-def _explain(error: Exception, section: ModelSection) -> tuple[str, str]:
+def _explain(error: Exception) -> tuple[str, str]:
     """Problem and fix for what was raised while opening a model. transformers wraps the hub's errors, so look below."""
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
+    chain = chain_of(error)
     text = str(error)
     if any(isinstance(link, hub.GatedRepoError) for link in chain):
         return "is gated, and you have not been granted access", "ask for it on its hub page, then `hf auth login`"
-    if any(isinstance(link, hub.RevisionNotFoundError) for link in chain):
-        return f"has no revision '{section.revision}'", "correct model.revision"
     if any(isinstance(link, hub.RepositoryNotFoundError | hub.HFValidationError) for link in chain):
-        return "is not on the hub", "correct the id, or give a local folder or builtin:tiny-llama"
-    if any(isinstance(link, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled) for link in chain):
         return (
-            "is not in the cache, and the hub cannot be reached",
-            "download it on a machine with internet (`hf download`), or give a local folder or builtin:tiny-llama",
+            "is not on the hub",
+            "correct the id, log in if it is private (`hf auth login`), or give a local folder or builtin:tiny-llama",
         )
+    if any(is_full(link) for link in chain):
+        return f"does not fit the disk of the cache ({_one_line(error)})", MORE_ROOM
+    if any(is_write_protected(link) for link in chain):
+        return f"cannot be written into the cache ({_one_line(error)})", OTHER_CACHE
+    if any(isinstance(link, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled | Unreachable) for link in chain):
+        return (
+            f"is not in the cache, and {why_unreachable()}",
+            f"{how_to_fetch()}, or give a local folder or builtin:tiny-llama",
+        )
+    if any(isinstance(link, hub.HfHubHTTPError) for link in chain):
+        return f"is refused by the hub: {_one_line(error)}", "log in again (`hf auth login`), or try later"
     if "trust_remote_code" in text:
         return "comes with its own Python code", "set model.trust_remote_code=true if you trust it"
     if "backend tokenizer" in text:

@@ -9,6 +9,8 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from lora_dist.config.sections import ModelSection
+from lora_dist.errors import ModelError
+from lora_dist.hub import how_to_fetch, is_offline, why_unreachable
 from lora_dist.models.sources import Report, hub_errors, model_error, source_of
 
 
@@ -28,12 +30,12 @@ def check_weights(section: ModelSection, report: Report | None = None) -> list[P
         return [single]
     index = _file(section, source, SAFE_WEIGHTS_INDEX_NAME)
     if index is None:
-        raise model_error(section, "has no safetensors weights", "convert them with transformers' save_pretrained")
+        raise _not_there(section, source, no_safetensors(section))
     shards = []
-    for name in _shards(section, index):
+    for name in shards_of(section, index):
         shard = _file(section, source, name)
         if shard is None:
-            raise model_error(section, f"lacks {name}, which {index.name} names", "download or copy it again")
+            raise _not_there(section, source, lacks_shard(section, name))
         _check_header(section, shard)
         shards.append(shard)
     return shards
@@ -54,7 +56,29 @@ def _file(section: ModelSection, source: str, name: str) -> Path | None:
     return Path(found) if found else None
 
 
-def _shards(section: ModelSection, index: Path) -> list[str]:
+def no_safetensors(section: ModelSection) -> ModelError:
+    """There are weights in another format, or none."""
+    return model_error(section, "has no safetensors weights", "convert them with transformers' save_pretrained")
+
+
+def lacks_shard(section: ModelSection, name: str) -> ModelError:
+    """A part of the weights is not there."""
+    return model_error(section, f"lacks {name}, which {SAFE_WEIGHTS_INDEX_NAME} names", "download or copy it again")
+
+
+def _not_there(section: ModelSection, source: str, otherwise: ModelError) -> ModelError:
+    """Without a network a file that was never fetched looks as one that does not exist."""
+    if is_offline() and not Path(source).is_absolute():
+        return model_error(section, f"has not all of its weights in the cache, and {why_unreachable()}", how_to_fetch())
+    return otherwise
+
+
+def shards_of(section: ModelSection, index: Path) -> list[str]:
+    """The files that an index of weights names.
+
+    Raises:
+        ModelError: it cannot be read, or names files elsewhere.
+    """
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,7 +51,7 @@ class Preflight:
         quiet_transformers()
         worlds = worlds or [World()] * len(runs)
         raise_together(
-            _placed(problem, run, runs)
+            placed(problem, run, runs)
             for run, world in zip(runs, worlds, strict=True)
             for problem in self._problems(run, world)
         )
@@ -117,7 +117,7 @@ class Preflight:
         key = run.model.model_dump_json()
         if key not in self._models:
             self.progress("prepare", 0, 0, f"opening {run.model.path}")
-            report = _as_stage(self.progress, "built-in model")
+            report = as_stage(self.progress, "built-in model")
             opened = (load_tokenizer(run.model, report), empty_model(run.model, report))
             check_weights(run.model)
             self._models[key] = opened
@@ -170,7 +170,7 @@ def tokens_on_disk(
     return found.save(tokens_folder) if isinstance(found, TokenisedData) else found
 
 
-def _placed(problem: Problem, run: Run, runs: list[Run]) -> Problem:
+def placed(problem: Problem, run: Run, runs: Sequence[Run]) -> Problem:
     """`problem` under the key of the run's arm, unless all runs have the same value there: then it is said once."""
     section, _, name = problem.key.partition(".")
     name = name.partition(".")[0]
@@ -182,5 +182,6 @@ def _placed(problem: Problem, run: Run, runs: list[Run]) -> Problem:
     return replace(problem, key=f"arms.{run.arm}.{problem.key}")
 
 
-def _as_stage(progress: Progress, stage: str) -> Callable[[int, int, str], None]:
+def as_stage(progress: Progress, stage: str) -> Callable[[int, int, str], None]:
+    """Progress of one stage, for what knows of no stages."""
     return lambda done, total, text: progress(stage, done, total, text)

@@ -79,7 +79,7 @@ def submit(
     asked.plans(wanted, folder, cluster)
     if asked.launch.slurm.prepare == "here":
         stop = StopFlag(dies_when_asked_again=False)
-        with stop.listening(), Nursery() as nursery:
+        with stop.listening(), Nursery(asked.launch.slurm.environment) as nursery:
             outset.make_ready(*asked.to_check(wanted, cluster), nursery, listener or Listener(), stop)
     else:
         outset.make_folders()
