@@ -75,4 +75,19 @@ srun: error: Orion-18-69: task 289: Bus error
 srun: Terminating job step 3495450.0
 slurmstepd: error: *** STEP 3495450.0 ON orion-01-04 CANCELLED AT 2021-10-27T20:22:22 ***
 """,
+    # github.com/aws/aws-parallelcluster/issues/1122, 2019
+    "node that launches nothing": """\
+srun: error: Task launch for 5.0 failed on node ip-172-31-81-213: Communication connection failure
+srun: error: Application launch failed: Communication connection failure
+srun: Job step aborted: Waiting up to 32 seconds for job step to finish.
+srun: error: Timed out waiting for job step to complete
+""",
+    # github.com/NVIDIA/deepops/issues/1179, 2022
+    "credential": """\
+srun: error: Task launch for StepId=13.0 failed on node adas-ml: Invalid job credential
+srun: error: Task launch for StepId=13.0 failed on node adas-ml-2: Invalid job credential
+srun: error: Application launch failed: Invalid job credential
+srun: Job step aborted: Waiting up to 32 seconds for job step to finish.
+srun: error: Timed out waiting for job step to complete
+""",
 }

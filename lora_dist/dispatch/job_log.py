@@ -19,7 +19,10 @@ TERMINATED = "Terminated"
 _SPEAKERS = ("srun: ", "slurmstepd", "[")
 _DAEMON = r"(?:\[[^\]]+\] )?slurmstepd(?:-[^:\s]+)?: (?:error: )?"
 _TASKS = re.compile(r"srun: error: (?P<nodes>\S+): tasks? (?P<ranks>[\d,-]+): (?P<how>.+)")
-_LOST_NODE = re.compile(r"srun: error: (?:Node failure on|Task launch for .* failed on node) (?P<nodes>[^\s:]+)")
+# A launch that fails for its credential is the whole cluster's trouble (clocks, munge), or that of a job started again.
+_LOST_NODE = re.compile(
+    r"srun: error: (?:Node failure on|Task launch for .* failed on node) (?P<nodes>[^\s:]+)(?!.*credential)"
+)
 _OUT_OF_MEMORY = re.compile(_DAEMON + r"Detected [1-9]\d* oom[-_]kill event|srun: error: .*: Out Of Memory\s*$")
 _CANCELLED = re.compile(_DAEMON + r"\*\*\* (?:JOB|STEP) \S+ ON \S+ CANCELLED AT \S+ DUE TO (?P<why>[A-Z ]+)")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
