@@ -151,18 +151,8 @@ def _in_one_line(path: str, subset: str | None, revision: str | None) -> Iterato
 
 def _explain(error: Exception, path: str, subset: str | None, revision: str | None) -> DataError:
     message = " ".join(str(error).split())
-    if any(is_full(link) for link in chain_of(error)) or "Not enough disk space" in message:
-        return DataError(
-            key="data.path",
-            problem=f"the hub dataset '{path}' does not fit the disk of the cache ({message[:200]})",
-            fix=MORE_ROOM,
-        )
-    if any(is_write_protected(link) for link in chain_of(error)):
-        return DataError(
-            key="data.path",
-            problem=f"the hub dataset '{path}' cannot be written into the cache ({message[:200]})",
-            fix=OTHER_CACHE,
-        )
+    if (disk := _of_the_disk(error, path, message)) is not None:
+        return disk
     if "gated" in message:
         return DataError(
             key="data.path",
@@ -207,6 +197,22 @@ def _explain(error: Exception, path: str, subset: str | None, revision: str | No
         problem=f"the hub dataset '{path}' cannot be loaded ({type(error).__name__}: {message[:200]})",
         fix="try `datasets.load_dataset` with the same path and subset, or give local files",
     )
+
+
+def _of_the_disk(error: Exception, path: str, message: str) -> DataError | None:
+    if any(is_full(link) for link in chain_of(error)) or "Not enough disk space" in message:
+        return DataError(
+            key="data.path",
+            problem=f"the hub dataset '{path}' does not fit the disk of the cache ({message[:200]})",
+            fix=MORE_ROOM,
+        )
+    if any(is_write_protected(link) for link in chain_of(error)):
+        return DataError(
+            key="data.path",
+            problem=f"the hub dataset '{path}' cannot be written into the cache ({message[:200]})",
+            fix=OTHER_CACHE,
+        )
+    return None
 
 
 def _wrong_subset(message: str, path: str, subset: str | None) -> DataError:
