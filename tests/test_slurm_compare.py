@@ -283,6 +283,8 @@ def test_a_dry_run_shows_the_jobs_and_writes_nothing(strict, tmp_path, tiny_mode
     assert "#SBATCH --array=0-2%2" in done.out
     assert "#SBATCH --nodes=2" in done.out
     assert "6 jobs. Nothing was submitted." in done.out
+    assert "keeps no accounts" in done.out
+    assert "preempted has 3 s to save: see" in done.out
     assert [path.name for path in tmp_path.iterdir()] == ["small.yaml"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -12,9 +13,10 @@ from lora_dist.config.expansion import expand
 from lora_dist.config.loading import load_experiment
 from lora_dist.config.profile import with_profile
 from lora_dist.config.slurm import mebibytes_of, minutes_of
-from lora_dist.dispatch.cluster import Cluster, Machines, Partition, problems_with
-from lora_dist.dispatch.job_graph import plan_jobs
-from lora_dist.errors import ConfigError, Refused
+from lora_dist.dispatch.cluster import Cluster, Machines, Partition
+from lora_dist.dispatch.cluster_checks import notes_on, problems_with
+from lora_dist.dispatch.job_graph import JobPlan, Ranks, plan_jobs
+from lora_dist.errors import ConfigError, Problem, Refused
 from lora_dist.store.folders import ExperimentFolder
 
 A100 = frozenset({"a100"})
@@ -180,19 +182,34 @@ def test_ranks_are_gpus_where_there_are_some_and_share_a_training_as_the_config_
         ({"partition": "gpu", "gpu_type": "h100"}, 1, 1, 1, "gpu_type"),
         ({}, 1, 0, 9, "cpus_per_rank"),
         ({"memory": "8G"}, 1, 0, 1, "memory"),
+        ({"time": 2}, 1, 0, 1, "signal_seconds"),  # told to save as it begins
     ],
 )
 def test_what_the_cluster_does_not_have_is_named_with_what_it_has(ask, nodes, gpus, cpus, key):
-    words = ["launch.slurm=" + json.dumps(ask)]
-    asked = load_experiment("quickstart", words).launch.slurm.job("lora")
-    problems = list(problems_with(asked, nodes, gpus, cpus, CLUSTER, "launch.slurm"))
+    problems = problems_of(ask, nodes, gpus, cpus)
     assert [problem.key for problem in problems] == [f"launch.slurm.{key}"]
     assert problems[0].fix
 
 
+def problems_of(ask: dict, nodes: int, gpus: int, cpus: int) -> list[Problem]:
+    slurm = load_experiment("quickstart", ["launch.slurm=" + json.dumps(ask)]).launch.slurm
+    plan = JobPlan("run", "lora", (), slurm.job("lora"), Ranks(nodes, gpus or cpus, gpus))
+    return list(problems_with(plan, slurm, CLUSTER))
+
+
+def test_clusters_that_keep_no_accounts_or_preempt_say_so():
+    assert list(notes_on(CLUSTER)) == []
+    (accounts,) = notes_on(replace(CLUSTER, has_accounting=False))
+    assert "no accounts" in accounts
+    (warned,) = notes_on(replace(CLUSTER, preempts=True, kill_wait_s=45))
+    assert "45 s" in warned
+    assert "SIGTERM" not in warned
+    (unwarned,) = notes_on(replace(CLUSTER, preempts=True, warns=False))
+    assert "SIGTERM" in unwarned
+
+
 def test_what_it_has_is_no_problem():
-    asked = load_experiment("quickstart", ["launch.slurm={partition: gpu, time: 1-0, gpu_type: a100, memory: 400G}"])
-    assert not list(problems_with(asked.launch.slurm.job("full"), 3, 8, 64, CLUSTER, "launch.slurm"))
+    assert not problems_of({"partition": "gpu", "time": "1-0", "gpu_type": "a100", "memory": "400G"}, 3, 8, 64)
 
 
 def test_a_launch_config_that_is_not_there_is_named(tmp_path):

@@ -11,7 +11,7 @@ from lora_dist.cli.output import finish, stdout
 
 if TYPE_CHECKING:
     from lora_dist.dispatch.job_graph import JobPlan
-    from lora_dist.verbs.submit import JobPreview, SubmitResult
+    from lora_dist.verbs.submit import Preview, SubmitResult
 
 
 def print_submission(found: SubmitResult) -> None:
@@ -29,14 +29,14 @@ def print_submission(found: SubmitResult) -> None:
     finish({"scripts": found.folder.jobs}, f"lora-dist status {found.folder.path} --watch")
 
 
-def print_job_previews(previews: Sequence[JobPreview]) -> None:
+def print_preview(preview: Preview) -> None:
     """The graph, what each job asks for, and its script."""
-    stdout.print(_table([item.plan for item in previews], {}))
-    _print_notes([item.note for item in previews if item.note])
-    for number, item in enumerate(previews, start=1):
+    stdout.print(_table([item.plan for item in preview.jobs], {}))
+    _print_notes(preview.notes)
+    for number, item in enumerate(preview.jobs, start=1):
         stdout.print(f"\njob {number}:", highlight=False)
         stdout.print(item.script, markup=False, highlight=False, soft_wrap=True)
-    stdout.print(f"{len(previews)} jobs. Nothing was submitted.", highlight=False)
+    stdout.print(f"{len(preview.jobs)} jobs. Nothing was submitted.", highlight=False)
 
 
 def _print_notes(notes: Sequence[str]) -> None:

@@ -21,12 +21,12 @@ def submit_jobs(
     experiment: Experiment, *, dry_run: bool, wait: bool, only: list[str] | None = None, prune_only: bool = False
 ) -> Look | None:
     """Submit the jobs of an experiment, or show them; for one who waits, where everything is at the end."""
-    from lora_dist.cli.job_output import print_job_previews, print_submission
+    from lora_dist.cli.job_output import print_preview, print_submission
     from lora_dist.cli.progress import ProgressView
     from lora_dist.verbs.submit import preview_jobs, submit
 
     if dry_run:
-        print_job_previews(preview_jobs(experiment, only=only, prune_only=prune_only))
+        print_preview(preview_jobs(experiment, only=only, prune_only=prune_only))
         return None
     with ProgressView() as view:
         found = submit(experiment, only=only, prune_only=prune_only, listener=view)

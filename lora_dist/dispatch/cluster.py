@@ -1,4 +1,4 @@
-"""The cluster as its commands describe it: partitions, limits, GPUs; and what is asked of it checked against that."""
+"""The cluster as its commands describe it: partitions, limits, GPUs, nodes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import math
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from lora_dist.config.slurm import JobSection, mebibytes_of, minutes_of
-from lora_dist.errors import ConfigError, Problem
+from lora_dist.config.slurm import minutes_of
+from lora_dist.errors import ConfigError
 
 _PATIENCE_S = 30.0
 _TAKES_JOBS = frozenset({"idle", "mix", "alloc", "comp", "resv", "plnd"})
@@ -55,6 +54,14 @@ class Cluster:
 
     partitions: dict[str, Partition]
     largest_array: int
+    has_accounting: bool = True
+    """Whether it remembers how jobs ended (sacct)."""
+    preempts: bool = False
+    """Whether one job may take the place of another."""
+    warns: bool = True
+    """Whether a job that is preempted is sent its own signal, and not SIGTERM alone."""
+    kill_wait_s: int = 30
+    """Seconds from that, or from SIGTERM, to SIGKILL, where a partition gives no longer grace."""
 
     @property
     def default(self) -> Partition | None:
@@ -89,6 +96,10 @@ def read_cluster() -> Cluster:
     return Cluster(
         partitions=_partitions(_asked("sinfo", "-h", "-e", "-o", "%P|%a|%l|%D|%c|%m|%G")),
         largest_array=max(1, int(limits.get("MaxArraySize", "1001"))),
+        has_accounting=not limits.get("AccountingStorageType", "").endswith("/none"),
+        preempts=limits.get("PreemptMode", "OFF").split(",")[0] != "OFF",
+        warns="preempt_send_user_signal" in limits.get("SlurmctldParameters", ""),
+        kill_wait_s=int(limits.get("KillWait", "30").split()[0]),
     )
 
 
@@ -142,58 +153,6 @@ def _gpus(gres: str) -> tuple[int, frozenset[str]]:
         count += int(number or 1)
         types |= {kind} if kind else set()
     return count, frozenset(types)
-
-
-def problems_with(ask: JobSection, nodes: int, gpus: int, cpus: int, cluster: Cluster, key: str) -> Iterator[Problem]:
-    """What a kind of job asks for in vain.
-
-    Args:
-        nodes: machines of a job.
-        gpus: of each machine.
-        cpus: of each machine.
-        key: the settings' place, such as launch.slurm or launch.slurm.jobs.full.
-    """
-    unknown = [name for name in (ask.partition or "").split(",") if name and name not in cluster.partitions]
-    if unknown:
-        there = ", ".join(cluster.partitions)
-        yield Problem(f"{key}.partition", f"there is no partition '{unknown[0]}'", f"use one of {there}")
-        return
-    partitions = cluster.named(ask.partition)
-    if not partitions:
-        yield Problem(f"{key}.partition", "is not given, and the cluster has no default", "name a partition")
-        return
-    here = ", ".join(partition.name for partition in partitions)
-    if not any(partition.is_up for partition in partitions):
-        yield Problem(f"{key}.partition", f"{here} is down", "use another, or wait")
-    longest = max(partition.longest_minutes for partition in partitions)
-    if ask.time is not None and minutes_of(ask.time) > longest:
-        yield Problem(f"{key}.time", f"{ask.time} is over the limit of {here}", f"use at most {longest:.0f} (minutes)")
-    most = max(partition.nodes for partition in partitions)
-    if nodes > most:
-        yield Problem(f"{key}.nodes", f"{nodes} machines, and {here} has {most}", f"use at most {most}")
-    yield from _problems_with_machines(
-        ask, gpus, cpus, [kind for part in partitions for kind in part.machines], key, here
-    )
-
-
-def _problems_with_machines(
-    ask: JobSection, gpus: int, cpus: int, machines: list[Machines], key: str, here: str
-) -> Iterator[Problem]:
-    most = max(kind.gpus for kind in machines)
-    if gpus > most:
-        yield Problem(f"{key}.gpus_per_node", f"{gpus} GPUs, and a machine of {here} has {most}", f"use at most {most}")
-    types = frozenset().union(*(kind.gpu_types for kind in machines))
-    if ask.gpu_type is not None and gpus and ask.gpu_type not in types:
-        there = f"use one of {', '.join(sorted(types))}" if types else "leave it out: the cluster tells no types"
-        yield Problem(f"{key}.gpu_type", f"no machine of {here} has '{ask.gpu_type}'", there)
-    if cpus > (most_cpus := max(kind.cpus for kind in machines)):
-        problem = f"{cpus} cores on a machine, and those of {here} have {most_cpus}"
-        yield Problem(f"{key}.cpus_per_rank", problem, "ask for fewer cores or ranks")
-    most_memory = max(kind.memory_mib for kind in machines)
-    if ask.memory is not None and mebibytes_of(ask.memory) > most_memory:
-        yield Problem(
-            f"{key}.memory", f"{ask.memory}, and a machine of {here} has {most_memory}M", f"use at most {most_memory}M"
-        )
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lora_dist.config.expansion import expand
 from lora_dist.config.experiment import Experiment, Run
 from lora_dist.config.profile import with_profile
 from lora_dist.dispatch.adoption import TO_THE_RECORD, live_runs
-from lora_dist.dispatch.bad_nodes import placed
+from lora_dist.dispatch.bad_nodes import Placed, placed
 from lora_dist.dispatch.children import Nursery
-from lora_dist.dispatch.cluster import Cluster, end_jobs, problems_with, read_cluster
+from lora_dist.dispatch.cluster import Cluster, end_jobs, read_cluster
+from lora_dist.dispatch.cluster_checks import notes_on, problems_with
 from lora_dist.dispatch.events import Listener
 from lora_dist.dispatch.job_graph import JobPlan, plan_jobs, worlds_of
 from lora_dist.dispatch.submission import Submitted, Submitter
-from lora_dist.errors import ConfigError, Problem, raise_together
+from lora_dist.errors import ConfigError, raise_together
 from lora_dist.store.folders import ExperimentFolder
 from lora_dist.store.ledger import write_cancelled
 from lora_dist.store.lock import exclusive
@@ -38,7 +39,7 @@ class SubmitResult:
     finished: int
     """Runs that have a record."""
     notes: tuple[str, ...] = ()
-    """Which jobs are kept off nodes that failed under their runs, and which could not be."""
+    """What is different on this cluster; which jobs are kept off nodes that failed under their runs, or cannot be."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,15 @@ class JobPreview:
     plan: JobPlan
     script: str
     """What sbatch would get."""
-    note: str = ""
-    """Whether it is kept off nodes that failed under its runs; empty where none has."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What `submit` would do."""
+
+    jobs: list[JobPreview]
+    notes: tuple[str, ...]
+    """As of a `SubmitResult`."""
 
 
 def submit(
@@ -88,21 +96,26 @@ def submit(
         put = placed(asked.plans(asked.wanted(wanted, live), folder, cluster), folder, cluster)
         jobs = _submit_all([item.plan for item in put], Submitter(folder, asked.launch.slurm))
     finished = len(outset.runs) - len(unfinished(outset.runs, folder))
-    return SubmitResult(folder, jobs, live, finished, tuple(item.note for item in put if item.note))
+    return SubmitResult(folder, jobs, live, finished, _notes(cluster, put))
 
 
-def preview_jobs(
-    experiment: Experiment, *, only: Sequence[str] | None = None, prune_only: bool = False
-) -> list[JobPreview]:
+def preview_jobs(experiment: Experiment, *, only: Sequence[str] | None = None, prune_only: bool = False) -> Preview:
     """The jobs that `submit` would submit; writes nothing. Arguments and errors as there."""
     asked, folder = _Asked(experiment, only, prune_only), folder_of(experiment)
     runs = unfinished(expand(experiment), folder)
     cluster, submitter = read_cluster(), Submitter(folder, asked.launch.slurm)
     plans = asked.plans(asked.wanted(runs, asked.live(folder)), folder, cluster)
-    return [
-        JobPreview(put.plan, submitter.script(put.plan, [f"<job {place + 1}>" for place in put.plan.after]), put.note)
-        for put in placed(plans, folder, cluster)
+    put = placed(plans, folder, cluster)
+    jobs = [
+        JobPreview(item.plan, submitter.script(item.plan, [f"<job {place + 1}>" for place in item.plan.after]))
+        for item in put
     ]
+    return Preview(jobs, _notes(cluster, put))
+
+
+def _notes(cluster: Cluster, put: Sequence[Placed]) -> tuple[str, ...]:
+    """Nothing where there are no jobs to which it could matter."""
+    return (*notes_on(cluster), *(item.note for item in put if item.note)) if put else ()
 
 
 class _Asked:
@@ -139,18 +152,8 @@ class _Asked:
         if self.prune_only:  # they come first, so that their places stay
             plans = [plan for plan in plans if plan.stage in ("prepare", "prune")]
             plans = plans if any(plan.stage == "prune" for plan in plans) else []
-        raise_together(problem for plan in plans for problem in self._problems(plan, cluster))
+        raise_together(problem for plan in plans for problem in problems_with(plan, self.launch.slurm, cluster))
         return plans
-
-    def _problems(self, plan: JobPlan, cluster: Cluster) -> Iterator[Problem]:
-        return problems_with(
-            plan.ask,
-            plan.ranks.nodes,
-            plan.ranks.gpus_per_node,
-            plan.ranks.per_node * (plan.ask.cpus_per_rank or 1),
-            cluster,
-            f"launch.slurm.jobs.{plan.kind}" if plan.kind in self.launch.slurm.jobs else "launch.slurm",
-        )
 
 
 def _submit_all(plans: Sequence[JobPlan], submitter: Submitter) -> list[Submitted]:
