@@ -40,6 +40,23 @@ def test_stages_in_jobs_of_their_own_end_in_the_table_of_one_machine(cluster, tm
     assert pruned_bytes(there) == pruned_bytes(here)
 
 
+@pytest.mark.slow  # ZeRO-3 on two nodes, and its twin on one machine
+def test_what_zero3_has_trained_on_two_nodes_is_measured_by_one_rank(cluster, tmp_path, tiny_model, problem_files):
+    for way in ("slurm", "inline"):
+        (tmp_path / way).mkdir()
+        write(tmp_path / way, tiny_model, problem_files, arms={"full": METHODS["full"]}, train=TRAIN,
+              launch=launch(jobs={"full": {"nodes": 2, "config": "cpu_zero3"}}))  # fmt: skip
+    there, here = tmp_path / "slurm", tmp_path / "inline"
+    assert start(cluster, there, "small.yaml").code == 0
+    assert [event["stage"] for event in events(there, "submitting")] == ["train", "evaluate", "report"]
+    assert run_cli("compare", "small.yaml", "--launcher", "inline", cwd=here).code == 0
+    all_ended(cluster)
+    ours, theirs = (record(folder, "full") for folder in (there, here))
+    assert (ours["train"]["zero_stage"], ours["train"]["world_size"]) == (3, 2)
+    assert [event["ranks"] for event in events(there, "started")] == [2, 1]
+    assert ours["evaluate"]["test"]["perplexity"] == pytest.approx(theirs["evaluate"]["test"]["perplexity"], rel=1e-4)
+
+
 def test_a_mistake_that_the_preparation_finds_is_every_runs_outcome_and_nothing_starts(
     cluster, tmp_path, tiny_model, problem_files
 ):
