@@ -132,6 +132,13 @@ def without_launcher(variables: Mapping[str, str] = os.environ) -> dict[str, str
     return {name: value for name, value in variables.items() if name not in names and not name.startswith(prefixes)}
 
 
+def without_job(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment of a process that is to submit jobs of its own, though it is part of one."""
+    prefixes = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_")
+    kept = {name: value for name, value in variables.items() if not name.startswith(prefixes)}
+    return {**kept, **{name: variables[name] for name in ("SLURM_CONF",) if name in variables}}
+
+
 def visible_devices(variables: Mapping[str, str] = os.environ) -> list[str] | None:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves to this process, as it names them; None when it is not set."""
     named = variables.get("CUDA_VISIBLE_DEVICES")

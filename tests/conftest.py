@@ -98,6 +98,18 @@ def cluster():
         yield running
 
 
+@pytest.fixture(scope="session")
+def calm(tmp_path_factory, tiny_model, problem_files, cluster) -> Path:
+    """A full fine-tuning on the two nodes of the cluster that nothing happens to."""
+    from slurm_cases import all_ended, start, write_long
+
+    folder = tmp_path_factory.mktemp("calm")
+    write_long(folder, tiny_model, problem_files)
+    assert start(cluster, folder, "small.yaml").code == 0
+    all_ended(cluster)
+    return folder
+
+
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """squeue and sacct of a cluster that knows no job yet: all that is on this test's PATH."""

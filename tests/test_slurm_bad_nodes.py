@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from comparison_cases import METHODS, write
+from slurm_cases import all_ended, events, launch, start, trained_steps
 from slurm_logs import RECORDED
 from status_cases import Case, accounted
-from test_slurm_compare import all_ended, events, launch, start, trained_steps
 
 from lora_dist.config.expansion import expand
 from lora_dist.config.loading import load_experiment

@@ -2,50 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import stat
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from comparison_cases import METHODS, record, run_folder, weights, write
-from conftest import Done, run_cli
+from conftest import run_cli
+from slurm_cases import (
+    ARMS,
+    LONG,
+    TRAIN,
+    TWO_NODES,
+    all_ended,
+    events,
+    launch,
+    pruned_bytes,
+    scores,
+    start,
+    trained_steps,
+    write_long,
+)
 from slurm_cluster import running_cluster
-
-from lora_dist.store.lines import read_lines
-
-TRAIN = {"max_steps": 10, "learning_rate": 0.002, "checkpoint_steps": 4}
-PRUNE = {"kind": "sparsegpt", "sparsity": 0.5, "calibration": {"samples": 4, "length": 32}}
-ARMS = {
-    "base": METHODS["base"],
-    "sweep": {"method": {"kind": "lora", "rank": 4}, "grid": {"train.learning_rate": [0.001, 0.002, 0.004]}},
-    "full": METHODS["full"],
-    "pruned": {**METHODS["base"], "prune": PRUNE},
-}
-TWO_NODES = {"full": {"nodes": 2, "config": "cpu_zero2"}, "prune": {"nodes": 2}}
-# One step takes 100 ms or so: longer than the 30 s between two looks of the cluster at its jobs' time limits.
-LONG = {"max_steps": 450, "checkpoint_steps": 1000, "learning_rate": 0.002}
-
-
-def launch(**slurm) -> dict:
-    return {"launcher": "slurm", "slurm": {"time": 10, **slurm}}
-
-
-def start(cluster, folder: Path, *words: str, verb="compare", env=None) -> Done:
-    return run_cli(verb, *words, cwd=folder, env={**cluster.env, **(env or {})})
-
-
-def events(folder: Path, *kinds: str) -> list[dict]:
-    return [line for line in read_lines(folder / "runs" / "small" / "ledger.jsonl") if line["event"] in kinds]
-
-
-def all_ended(cluster, timeout=240) -> None:
-    cluster.wait_for(lambda: not cluster.run("squeue", "--noheader").out.strip(), "the end of all jobs", timeout)
-
-
-def trained_steps(folder: Path, arm: str) -> int:
-    found = list(folder.glob(f"runs/small/{arm}-*/metrics.jsonl"))
-    return len(found[0].read_text().splitlines()) if found else 0
 
 
 def test_a_comparison_on_the_cluster_is_the_table_of_one_machine(cluster, tmp_path, tiny_model, problem_files):
@@ -73,20 +50,6 @@ def test_a_comparison_on_the_cluster_is_the_table_of_one_machine(cluster, tmp_pa
     assert most_at_once(events(there, "started", "ended"), "sweep") <= 2
 
 
-def scores(folder: Path) -> dict[str, float]:
-    """The summed test nll of every run, by its folder; one full run goes by its arm."""
-    found = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("runs/small/*/record.json")}
-    return {
-        "full" if name.startswith("full-") else name: told["evaluate"]["test"]["nll_sum"]
-        for name, told in found.items()
-    }
-
-
-def pruned_bytes(folder: Path) -> dict[str, str]:
-    files = folder.glob("runs/small/pruned/*/**/*.safetensors")
-    return {path.name: sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def most_at_once(said: list[dict], arm: str) -> int:
     running = most = 0
     for event in said:
@@ -94,22 +57,6 @@ def most_at_once(said: list[dict], arm: str) -> int:
             running += 1 if event["event"] == "started" else -1
             most = max(most, running)
     return most
-
-
-@pytest.fixture(scope="module")
-def calm(tmp_path_factory, tiny_model, problem_files, cluster) -> Path:
-    """A full fine-tuning on two nodes that nothing happens to."""
-    folder = tmp_path_factory.mktemp("calm")
-    write_long(folder, tiny_model, problem_files)
-    assert start(cluster, folder, "small.yaml").code == 0
-    all_ended(cluster)
-    return folder
-
-
-def write_long(folder: Path, model, files, **slurm) -> None:
-    arms = {"full": METHODS["full"]}
-    settings = {"signal_seconds": 20, "partition": "low", "jobs": TWO_NODES, **slurm}
-    write(folder, model, files, arms=arms, train=LONG, launch=launch(**settings))
 
 
 def preempted(cluster, _job: str) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from conftest import run_cli
+from slurm_cases import events, start, trained_steps
+from slurm_cases import write_long as write_long_run
 from slurm_logs import RECORDED, REPORTED
 from status_cases import Case, accounted, queued
-from test_slurm_compare import events, start, trained_steps
-from test_slurm_compare import write_long as write_long_run
 
 from lora_dist.store.attempts import RANK_LOST
 from lora_dist.store.heartbeat import Heartbeat

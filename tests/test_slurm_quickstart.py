@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_cli
-from test_slurm_compare import all_ended, start
+from slurm_cases import all_ended, start
 
 PRUNE = "{kind: sparsegpt, sparsity: 0.5, calibration: {samples: 16, length: 128}}"
 PRUNED = f"arms.pruned={{method: {{kind: base}}, prune: {PRUNE}}}"

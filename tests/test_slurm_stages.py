@@ -7,8 +7,8 @@ import json
 import pytest
 from comparison_cases import METHODS, record, run_folder, write
 from conftest import run_cli
+from slurm_cases import ARMS, PRUNE, TRAIN, TWO_NODES, all_ended, events, launch, pruned_bytes, scores, start
 from slurm_cluster import running_cluster
-from test_slurm_compare import ARMS, PRUNE, TRAIN, TWO_NODES, all_ended, events, launch, pruned_bytes, scores, start
 
 MEASURED_APART = {**TWO_NODES, "evaluate": {"nodes": 1}}
 

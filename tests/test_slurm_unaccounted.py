@@ -7,8 +7,8 @@ import json
 import pytest
 from comparison_cases import write
 from conftest import run_cli
+from slurm_cases import ARMS, TRAIN, all_ended, events, launch, scores, start, trained_steps
 from slurm_cluster import running_cluster
-from test_slurm_compare import ARMS, TRAIN, all_ended, events, launch, scores, start, trained_steps
 
 SLOWER = {**TRAIN, "max_steps": 60}
 BROKEN = {"method": {"kind": "lora", "rank": 4}, "train": {"learning_rate": 1e30}}  # its loss becomes no number

@@ -117,6 +117,9 @@ class SlurmSection(JobSection):
     the cache (`lora-dist prefetch EXPERIMENT`); with prepare=here that is checked before anything is submitted."""
     array_cap: Whole | None = None
     """Runs of a sweep at a time; null leaves it to the cluster."""
+    resubmissions: WholeOrZero = 3
+    """How often a run is submitted again, by the job that writes the report, that the cluster has ended (time limit,
+    preemption, node) before it could give its job back itself; 0 leaves that to `lora-dist retry`."""
     signal_seconds: Whole = 120
     """How long before its time limit a job is told to save."""
     extra: dict[Word, str | int | bool] = {}

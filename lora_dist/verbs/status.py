@@ -10,7 +10,7 @@ from pathlib import Path
 from lora_dist.config.expansion import expand
 from lora_dist.config.experiment import Run
 from lora_dist.config.loading import load_experiment
-from lora_dist.dispatch.elements import Orphans, element_of, orphans
+from lora_dist.dispatch.elements import Element, Orphans, element_of, orphans
 from lora_dist.dispatch.reconcile import Row, reconcile
 from lora_dist.dispatch.scheduler import Snapshot, seen_jobs
 from lora_dist.reporting.status_table import ClusterFacts, StatusRow, row_of
@@ -33,11 +33,13 @@ class Look:
     rows: list[StatusRow]
     notes: tuple[str, ...] = ()
     """What concerns no single run: a scheduler that is silent, the job that writes the report."""
+    is_report_due: bool = False
+    """Whether that job waits or runs. It may submit runs again."""
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing runs, nor waits in a queue."""
-        return not any(row.state in UNSETTLED for row in self.rows)
+        return not self.is_report_due and not any(row.state in UNSETTLED for row in self.rows)
 
 
 def status(folder: Path | str) -> list[StatusRow]:
@@ -91,7 +93,9 @@ def _look(
     found = orphans(submissions, snapshot, histories)
     rows = reconcile(states, submissions, snapshot, found)
     shown = [_shown(run.label, at, row) for run, at, row in zip(runs, states, rows, strict=True)]
-    return Look(shown, tuple(_notes(submissions, snapshot, found)))
+    reports = [submission for submission in submissions if submission.stage == "report"]
+    notes = [*_notes(snapshot), *(_report_note(one, snapshot, found) for one in reports[-1:])]
+    return Look(shown, tuple(notes), any(_report_job(one, snapshot, found).live for one in reports[-1:]))
 
 
 def _shown(label: str, at: RunState, row: Row) -> StatusRow:
@@ -114,20 +118,20 @@ def _shown(label: str, at: RunState, row: Row) -> StatusRow:
     )  # fmt: skip
 
 
-def _notes(submissions: Sequence[Submission], snapshot: Snapshot, found: Orphans) -> Iterator[str]:
+def _notes(snapshot: Snapshot) -> Iterator[str]:
     for command, why in snapshot.said_nothing.items():
         yield f"{command} {why}: what it would have said is not in this table"
     if not snapshot.has_accounting:
         yield "this cluster keeps no accounts: how jobs ended is known from their workers alone"
-    reports = [submission for submission in submissions if submission.stage == "report"]
-    if reports:
-        yield _report_note(reports[-1], snapshot, found)
+
+
+def _report_job(submission: Submission, snapshot: Snapshot, found: Orphans) -> Element:
+    return element_of(submission, submission.job or found.adopted.get(submission.id, ""), 0, snapshot)
 
 
 def _report_note(submission: Submission, snapshot: Snapshot, found: Orphans) -> str:
-    job = submission.job or found.adopted.get(submission.id, "")
-    element = element_of(submission, job, 0, snapshot)
-    said = element.live or element.end
+    element = _report_job(submission, snapshot, found)
+    job, said = element.job, element.live or element.end
     if submission.abandoned is not None or submission.id in found.never_reached:
         return "report: it has no job"
     if said is None:

@@ -18,7 +18,7 @@ from lora_dist.store.ledger import JobStage
 from lora_dist.store.record import Record
 from lora_dist.team import Team
 from lora_dist.training.stop import StopFlag
-from lora_dist.verbs.report import report
+from lora_dist.verbs.closing import close
 from lora_dist.verbs.train import silent
 from lora_dist.world import SlurmJob, World, current_job, current_world, this_node
 
@@ -90,7 +90,7 @@ def _do_job(path: Path) -> Record | None:
     """What a cluster's job is told: its stage, its runs, how its ranks share a training."""
     told, job = read_job_file(path), current_job()
     if told.stage == "report":
-        report([experiment_of(path).path])
+        close(experiment_of(path).path)
         return None
     if told.launch_config:
         from lora_dist.dispatch.launch_environment import launch_environment
