@@ -40,6 +40,25 @@ def test_stages_in_jobs_of_their_own_end_in_the_table_of_one_machine(cluster, tm
     assert pruned_bytes(there) == pruned_bytes(here)
 
 
+@pytest.mark.slow  # two trainings on two nodes
+def test_what_has_trained_is_measured_whatever_became_of_the_other_elements(
+    cluster, tmp_path, tiny_model, problem_files
+):
+    arms = {"full": {**METHODS["full"], "grid": {"train.learning_rate": [1e30, 0.002]}}}  # the first one's loss is lost
+    write(tmp_path, tiny_model, problem_files, arms=arms, train={"max_steps": 10},
+          launch=launch(array_cap=1, jobs=MEASURED_APART))  # fmt: skip
+    assert start(cluster, tmp_path, "small.yaml").code == 0
+    all_ended(cluster)
+    done = start(cluster, tmp_path, "runs/small", "--json", verb="status")
+    assert done.code == 3, done.err
+    bad, good = json.loads(done.out)
+    assert (bad["state"], good["state"]) == ("failed", "completed")
+    assert "loss" in bad["reason"]
+    assert bad["stage"] == "train"
+    told = start(cluster, tmp_path, "runs/small", verb="status").out
+    assert "report: COMPLETED" in told
+
+
 @pytest.mark.slow  # ZeRO-3 on two nodes, and its twin on one machine
 def test_what_zero3_has_trained_on_two_nodes_is_measured_by_one_rank(cluster, tmp_path, tiny_model, problem_files):
     for way in ("slurm", "inline"):

@@ -13,6 +13,7 @@ from lora_dist.config.loading import load_experiment
 from lora_dist.config.profile import with_profile
 from lora_dist.dispatch.adoption import TO_THE_RECORD
 from lora_dist.dispatch.elements import GRACE_S
+from lora_dist.errors import WorkerCrashed
 from lora_dist.reporting.status_table import StatusRow
 from lora_dist.store.folders import open_experiment_folder
 from lora_dist.store.ledger import Submission, read_submissions
@@ -32,7 +33,7 @@ def close(path: Path) -> None:
 
     Raises:
         StorageError: it is not an experiment's folder.
-        CalledProcessError: `lora-dist retry` has failed; it has printed why.
+        WorkerCrashed: `lora-dist retry` has failed; it has printed why.
     """
     folder = open_experiment_folder(path)
     report([path])
@@ -46,7 +47,9 @@ def close(path: Path) -> None:
         sys.stdout.write(f"submitted again, as the cluster has ended them: {' '.join(again)}\n")
         sys.stdout.flush()
         command = [sys.executable, "-m", "lora_dist", "retry", str(path), *again]
-        subprocess.run(command, check=True, env=without_job())  # noqa: S603 - this very program
+        done = subprocess.run(command, check=False, env=without_job())  # noqa: S603 - this very program
+        if done.returncode != 0:
+            raise WorkerCrashed(f"`lora-dist retry` ended with code {done.returncode}; type it yourself")
 
 
 def ended_by_cluster(rows: Sequence[StatusRow], submissions: Sequence[Submission], most: int) -> list[str]:
