@@ -252,3 +252,14 @@ def test_the_table_sums_the_hours_of_all_runs(tmp_path, slurm):
     )
     done = run_cli("status", case.folder.path, cwd=tmp_path)
     assert "GPU-hours: 3.00 useful, 0.25 lost" in done.out
+
+
+def test_a_preparation_of_all_runs_is_nobody_s_attempt_and_not_lost(tmp_path, slurm):
+    case = Case(tmp_path, points=2).submitting("abcd0001", stage="prepare").submitted("6", "abcd0001")
+    case.submitted()
+    prepared = accounted("COMPLETED", 360, job="6", submission="abcd0001", gpus=1)
+    slurm.says(queued("RUNNING", job="7_[0-1]"), prepared + accounted("RUNNING", 360, job="7_0", gpus=1))
+    first, second = case.look().rows
+    assert (first.attempts, second.attempts) == (0, 0)
+    assert first.cluster.gpu_hours_lost == second.cluster.gpu_hours_lost == 0
+    assert first.cluster.gpu_hours_useful == pytest.approx(0.2), "the preparation stands on one account"

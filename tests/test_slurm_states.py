@@ -110,12 +110,12 @@ def test_a_time_limit_met_before_the_worker_began_is_not_forgiven_for_what_an_ea
     assert (row.state, row.cluster.cause, row.cluster.action) == ("failed", "timeout", "mend")
 
 
-@pytest.mark.parametrize("who", ["by 0", "by 1000"])
-def test_who_cancelled_a_job_is_said_and_whether_it_had_saved(tmp_path, slurm, who):
+@pytest.mark.parametrize(("who", "named"), [("by 0", "by root"), ("by 987654", "by 987654")])
+def test_who_cancelled_a_job_is_said_and_whether_it_had_saved(tmp_path, slurm, who, named):
     slurm.says(sacct=accounted(f"CANCELLED {who}"))
-    assert Case(tmp_path / "a").submitted().row().reason == f"cancelled {who}"
+    assert Case(tmp_path / "a").submitted().row().reason == f"cancelled {named}"
     saved = Case(tmp_path / "b").submitted().started().ended("interrupted", "saved")
-    assert saved.row().reason == f"cancelled {who}, saved before"
+    assert saved.row().reason == f"cancelled {named}, saved before"
 
 
 @ACCOUNTS

@@ -21,6 +21,7 @@ from lora_dist.store.histories import Attempt, History
 _SECONDS_PER_HOUR = 3600.0
 _CLOCKS_AGREE_S = 5.0
 _USEFUL = ("completed", "interrupted")
+_NOT_LOST = ("RUNNING", "COMPLETING", "COMPLETED")
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ def gpu_hours(elements: Sequence[Element], history: History, running_seconds: fl
             is_over = start.has_ended or start is not starts[-1]  # sacct may say REQUEUED of an earlier one
             is_live = not is_over and element.live is not None
             has_made_it = is_completed and len(history.attempts) - 1 in mine
-            share = _share(history, mine, is_live or has_made_it)
-            unseen += bool(not mine and is_over and start.start is not None)
+            is_shared_work = element.submission.stage == "prepare" and start.state in _NOT_LOST  # nobody's attempt
+            share = _share(history, mine, is_live or has_made_it or is_shared_work)
+            unseen += bool(not mine and is_over and start.start is not None and not is_shared_work)
             gpu_seconds = 0.0 if element.is_shared else _gpus(start, element, history, mine) * start.elapsed_s
             useful, lost = useful + share * gpu_seconds, lost + (1 - share) * gpu_seconds
     has_live = any(element.live and element.live.runs for element in elements)

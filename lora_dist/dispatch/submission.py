@@ -181,7 +181,9 @@ def _exports(environment: dict[str, str]) -> list[str]:
 
 def job_name(plan: JobPlan, folder: ExperimentFolder, submission: str) -> str:
     """Who it is, and the submission: by that a submitter that was killed finds its job again."""
-    who = plan.runs[0].id if len(plan.runs) == 1 else f"{folder.path.name}-{plan.kind}"
+    alone = plan.runs[0].id if len(plan.runs) == 1 else folder.path.name
+    what = plan.stage if len(plan.runs) == 1 else plan.kind
+    who = alone if what == "run" else f"{alone}-{what}"
     return f"{who[:_LONGEST_NAME]}.{submission}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,8 +120,16 @@ def is_ended_by_dependency(element: Element) -> bool:
 def _cancelled(end: Job, element: Element, *, saved: bool) -> Verdict:
     if is_ended_by_dependency(element):
         return Verdict("failed", f"{NEVER}: what it waited for has failed", "dependency", "mend")
-    who = f" {end.by}" if end.by else ""
+    who = f" {_named(end.by)}" if end.by else ""
     return Verdict("cancelled", f"cancelled{who}{', saved before' if saved else ''}", "cancelled", "retry")
+
+
+def _named(by: str) -> str:
+    """`by 1000` with the user's name, where this machine knows it."""
+    try:
+        return f"by {pwd.getpwuid(int(by.removeprefix('by '))).pw_name}"
+    except (ValueError, KeyError):
+        return by
 
 
 NEVER = "DependencyNeverSatisfied"
