@@ -13,8 +13,7 @@ from rich.segment import Segment
 from rich.style import Style
 
 from lora_dist.reporting.status_table import StatusRow, status_line
-from lora_dist.reporting.table import state_style
-from lora_dist.reporting.words import NOTHING, duration, one_line
+from lora_dist.reporting.words import NOTHING, duration, one_line, state_style
 from lora_dist.store.attempts import LESS_MEMORY, OUT_OF_MEMORY_CAUSE
 from lora_dist.store.failures import FailureReport
 

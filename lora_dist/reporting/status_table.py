@@ -12,8 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from lora_dist.reporting.table import state_style
-from lora_dist.reporting.words import NOTHING, duration, one_line
+from lora_dist.reporting.words import NOTHING, duration, one_line, state_style
 from lora_dist.store.failures import FailureReport
 from lora_dist.store.states import RunState
 

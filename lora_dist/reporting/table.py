@@ -14,7 +14,7 @@ from rich.text import Text
 from lora_dist.reporting.cells import Cell, Column, columns_for, groups_of
 from lora_dist.reporting.headline import headlines
 from lora_dist.reporting.rows import NO_DIFFERENCE, Comparison, Row
-from lora_dist.reporting.words import one_line
+from lora_dist.reporting.words import one_line, state_style
 
 STYLES = {"better": "green", "worse": "red", NO_DIFFERENCE: "dim"}
 _VERDICT_WIDTHS = (len(NO_DIFFERENCE), 15)  # in one line; where that is too wide, in two
@@ -67,12 +67,6 @@ def unfinished_table(rows: Sequence[Row]) -> Table:
         why = "\n".join(part for part in (one_line(row.at.reason or row.at.doing, limit=300), log) if part)
         table.add_row(Text(row.name), Text(row.at.state, style=state_style(row.at.state)), Text(why))
     return table
-
-
-def state_style(state: str) -> str:
-    """The colour of a run's state."""
-    styles = {"completed": "green", "running": "cyan", "waiting": "dim", "pending": "dim"}
-    return styles.get(state) or ("yellow" if state in ("interrupted", "cancelled", "unknown") else "red")
 
 
 def _table(comparison: Comparison, columns: Sequence[Column], verdict_width: int) -> Table:

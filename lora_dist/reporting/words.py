@@ -17,6 +17,12 @@ _UNREADABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _SECONDS_PER_MINUTE, _SECONDS_PER_HOUR = 60, 3600
 
 
+def state_style(state: str) -> str:
+    """The colour of a run's state."""
+    styles = {"completed": "green", "running": "cyan", "waiting": "dim", "pending": "dim"}
+    return styles.get(state) or ("yellow" if state in ("interrupted", "cancelled", "unknown") else "red")
+
+
 def count(number: float | None) -> str:
     """A count with three significant digits: 999, 12.4k, 1.3M, 7.24B."""
     if number is None:
