@@ -169,7 +169,7 @@ def test_a_rank_that_raises_on_the_second_node_is_named_with_its_last_words(
     (row,) = json.loads(done.out)
     found = row["failure"]
     assert (found["rank"], found["node"], found["stage"], found["cause"]) == (1, "node2", "train", "failed")
-    assert 5 < found["step"] < found["steps"]
+    assert 0 < found["step"] < found["steps"], "a heartbeat is not written at every step"
     assert "RuntimeError: the card has fallen off the bus" in found["lines"][-1]
     assert found["log"].endswith("/logs/rank-1.log")
     told = start(cluster, tmp_path, "runs/small", verb="status").out

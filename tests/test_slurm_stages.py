@@ -116,7 +116,7 @@ def test_one_run_or_one_pruning_is_a_job_by_its_own_verb(cluster, tmp_path, tiny
 def test_a_machine_without_the_gpus_of_its_job_is_named(tmp_path, tiny_model, problem_files):
     """The test cluster's GPUs are names without anything behind them: as with a driver that has gone."""
     write(tmp_path, tiny_model, problem_files, arms={"base": METHODS["base"]},
-          launch=launch(gpus_per_node=2, gpu_type="a100"))  # fmt: skip
+          launch=launch(gpus_per_node=2, gpu_type="a100", resubmissions=0))  # fmt: skip
     with running_cluster(gpus=2, gpu_type="a100") as cluster:
         assert start(cluster, tmp_path, "small.yaml").code == 0
         all_ended(cluster)

@@ -13,12 +13,13 @@ from lora_dist.config.loading import load_experiment
 from lora_dist.config.profile import with_profile
 from lora_dist.dispatch.adoption import TO_THE_RECORD
 from lora_dist.dispatch.elements import GRACE_S
+from lora_dist.dispatch.reconcile import FRESH_S
 from lora_dist.errors import WorkerCrashed
 from lora_dist.reporting.status_table import StatusRow
 from lora_dist.store.folders import open_experiment_folder
 from lora_dist.store.ledger import Submission, read_submissions
 from lora_dist.verbs.report import report
-from lora_dist.verbs.status import looks
+from lora_dist.verbs.status import INTERVAL_S, UNSETTLED, Look, looks
 from lora_dist.world import without_job
 
 _OF_THE_CLUSTER = frozenset({"timeout", "preempted", "node_fail", "node_unfit"})
@@ -41,8 +42,7 @@ def close(path: Path) -> None:
     look = next(looks(path))
     if not most or all(row.state == "completed" for row in look.rows):
         return
-    time.sleep(GRACE_S)  # the accounts are behind
-    again = ended_by_cluster(next(looks(path)).rows, read_submissions(folder.ledger), most)
+    again = ended_by_cluster(_when_settled(path).rows, read_submissions(folder.ledger), most)
     if again:
         sys.stdout.write(f"submitted again, as the cluster has ended them: {' '.join(again)}\n")
         sys.stdout.flush()
@@ -50,6 +50,17 @@ def close(path: Path) -> None:
         done = subprocess.run(command, check=False, env=without_job())  # noqa: S603 - this very program
         if done.returncode != 0:
             raise WorkerCrashed(f"`lora-dist retry` ended with code {done.returncode}; type it yourself")
+
+
+def _when_settled(path: Path) -> Look:
+    """Where the runs are once the accounts have come up and the last heartbeat of a node that died is old."""
+    deadline = time.monotonic() + FRESH_S + GRACE_S
+    time.sleep(GRACE_S)
+    while True:
+        look = next(looks(path))
+        if not any(row.state in UNSETTLED for row in look.rows) or time.monotonic() > deadline:
+            return look
+        time.sleep(INTERVAL_S)
 
 
 def ended_by_cluster(rows: Sequence[StatusRow], submissions: Sequence[Submission], most: int) -> list[str]:
