@@ -190,14 +190,11 @@ def job_name(plan: JobPlan, folder: ExperimentFolder, submission: str) -> str:
 def _dependency(plan: JobPlan, after: Sequence[str]) -> str | None:
     if not after:
         return None
-    # An element that has trained is measured whatever became of the others.
-    how = (
-        "afterany"
-        if plan.stage == "report"
-        else "aftercorr"
-        if plan.stage == "evaluate" and plan.is_array
-        else "afterok"
-    )
+    how = "afterok"
+    if plan.stage == "report":
+        how = "afterany"
+    elif plan.stage == "evaluate" and plan.is_array:  # element by element: whatever became of the others
+        how = "aftercorr"
     return f"{how}:{':'.join(after)}"
 
 

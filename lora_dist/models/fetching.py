@@ -15,6 +15,7 @@ from lora_dist.models.loading import empty_model, load_tokenizer
 from lora_dist.models.sources import BUILTIN, hub_errors, source_of
 from lora_dist.models.weights import lacks_shard, no_safetensors, shards_of, source_file
 from lora_dist.store.fetched import Fetched
+from lora_dist.store.sizes import bytes_in
 
 # Beside the weights, at the top of a repository: config, tokenizer, chat template. Never pickles, weights of other
 # frameworks, or the same weights under another name (consolidated.safetensors).
@@ -33,7 +34,7 @@ def fetch_model(section: ModelSection, report: Report) -> Fetched:
     if section.path.startswith(BUILTIN):
         was_made = builtin_model_is_made(section.path.removeprefix(BUILTIN))
         folder = Path(source_of(section, report))
-        return Fetched(str(folder), _bytes_in(folder), "already there" if was_made else "made here")
+        return Fetched(str(folder), bytes_in(folder), "already there" if was_made else "made here")
     source = source_of(section)
     if Path(source).is_absolute():
         return Fetched(source, None, "local")
@@ -45,7 +46,7 @@ def fetch_model(section: ModelSection, report: Report) -> Fetched:
             snapshot = _snapshot_in_cache(section, source)
             if snapshot is None:
                 raise
-            return Fetched(str(snapshot), _bytes_in(snapshot), "already there")
+            return Fetched(str(snapshot), bytes_in(snapshot), "already there")
         return _fetch(section, repository, report)
 
 
@@ -94,7 +95,3 @@ def _snapshot_in_cache(section: ModelSection, name: str) -> Path | None:
     config, single, index = map(cached, ("config.json", SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
     is_whole = single or (index and all(cached(file) for file in shards_of(section, index)))
     return config.parent if config and is_whole else None
-
-
-def _bytes_in(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

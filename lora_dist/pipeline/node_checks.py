@@ -13,6 +13,7 @@ from lora_dist.models.device import device_of
 from lora_dist.pipeline.estimates import shape_of_run
 from lora_dist.planning.disk import disk_bytes
 from lora_dist.store.folders import RunFolder
+from lora_dist.store.sizes import bytes_in
 from lora_dist.team import Team
 from lora_dist.world import SlurmJob, World, meeting_place, this_node
 
@@ -70,7 +71,7 @@ def check_disk(run: Run, folder: RunFolder, team: Team) -> None:
         shape = shape_of_run(run)
         if shape is None:
             return
-        there = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
+        there = bytes_in(folder.path)
         needed = disk_bytes(shape, run, under_zero=team.world.strategy.startswith("zero")) - there
         free = shutil.disk_usage(folder.path).free
         if free < needed:

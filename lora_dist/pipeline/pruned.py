@@ -31,6 +31,7 @@ from lora_dist.pruning.stream import Stream
 from lora_dist.store.atomic import check_free, make_folder
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.lock import Held, exclusive
+from lora_dist.store.sizes import bytes_in
 from lora_dist.team import Team
 
 log = logging.getLogger(__name__)
@@ -230,7 +231,7 @@ def _rest_shards(weights: StoredWeights, in_blocks: set[str], first: int) -> dic
 def _check_space(output: PrunedModel, weights: StoredWeights) -> None:
     """Make sure that the pruned model fits on the disk before a part of it fills the rest."""
     folder = make_folder(output.folder.parent)
-    there = sum(path.stat().st_size for path in output.partial.rglob("*") if path.is_file())
+    there = bytes_in(output.partial)
     needed = int(weights.bytes() * (1 + 1 / 16)) - there  # a bit of mask for each weight of 16 bits
     check_free(folder, needed, "a pruned model", "free some space, or choose another output_dir")
 

@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from lora_dist.errors import ConfigError, StorageError
 from lora_dist.store.atomic import check_free, sync_file, sync_folder, write_errors
 from lora_dist.store.manifest import flaw_of, read_manifest, write_manifest
+from lora_dist.store.sizes import bytes_in
 from lora_dist.team import Team
 from lora_dist.world import World
 
@@ -113,15 +114,10 @@ def check_space(folder: Path, estimate: int) -> None:
         StorageError: it does not fit.
     """
     newest = next(iter(sealed(folder)), None)
-    needed = bytes_of(newest) if newest else estimate
+    needed = bytes_in(newest) if newest else estimate
     check_free(
         folder, needed, "a checkpoint", "free some space, lower train.keep_checkpoints, or choose another output_dir"
     )
-
-
-def bytes_of(folder: Path) -> int:
-    """Bytes of all files in `folder`."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def find_resume(folder: Path, *, makers: Makers) -> Resume:

@@ -9,6 +9,7 @@ from pathlib import Path
 from lora_dist.store.atomic import storage_errors
 from lora_dist.store.folders import RunFolder, open_experiment_folder
 from lora_dist.store.lock import Held, exclusive
+from lora_dist.store.sizes import bytes_in
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def clean(folder: Path | str, *, dry_run: bool = False) -> list[Cleaned]:
 def _clean(run: RunFolder, *, dry_run: bool) -> Cleaned | None:
     if not run.checkpoints.is_dir():
         return None
-    size = sum(path.stat().st_size for path in run.checkpoints.rglob("*") if path.is_file())
+    size = bytes_in(run.checkpoints)
     if not size:
         return None
     if run.read_record() is None:

@@ -12,6 +12,7 @@ from lora_dist.dispatch.children import Nursery
 from lora_dist.dispatch.events import Listener
 from lora_dist.store.fetched import Fetched, Source
 from lora_dist.store.folders import ExperimentFolder
+from lora_dist.store.sizes import bytes_in
 from lora_dist.training.stop import StopFlag
 from lora_dist.verbs.prepare import Outset
 from lora_dist.world import World
@@ -60,5 +61,6 @@ def _token_sets(folder: ExperimentFolder) -> set[Path]:
 
 
 def _tokens(folder: Path, *, was_there: bool) -> Source:
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    return Source("tokens", folder.name, Fetched(str(folder), size, "already there" if was_there else "made here"))
+    return Source(
+        "tokens", folder.name, Fetched(str(folder), bytes_in(folder), "already there" if was_there else "made here")
+    )
