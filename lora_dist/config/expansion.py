@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lora_dist.assets import user_path
 from lora_dist.config.experiment import SECTIONS, Arm, Experiment, Run
 from lora_dist.config.problems import nearest, problems_of, valid_keys
 from lora_dist.config.pruning import FIELDS_OF_PRUNING
@@ -50,7 +51,7 @@ def _expand_arm(experiment: Experiment, name: str, arm: Arm, where: str, problem
             except ValidationError as error:
                 problems += problems_of(error, Run, prefix=f"{where}." if where else "")
                 break
-            runs.append(_with_learning_rate(run))
+            runs.append(_with_zeros_kept(_with_learning_rate(run)))
             if not run.trains:  # nothing random happens in a run that trains nothing: one seed says it all
                 break
     return runs
@@ -106,6 +107,15 @@ def _with_learning_rate(run: Run) -> Run:
         return run
     train = run.train.model_copy(update={"learning_rate": LEARNING_RATE_OF_KIND[run.method.kind]})
     return run.model_copy(update={"train": train})
+
+
+def _with_zeros_kept(run: Run) -> Run:
+    """The run with its choice about the zeros of a pruned base written out: what it means is part of its identity."""
+    if run.method.preserve_sparsity is not None or run.method.kind not in ("lora", "qlora"):
+        return run
+    if run.prune is None and not (user_path(run.model.path) / "pruning.json").is_file():
+        return run
+    return run.model_copy(update={"method": run.method.model_copy(update={"preserve_sparsity": True})})
 
 
 def _arm_problems(experiment: Experiment, arm: Arm, where: str) -> Iterator[Problem]:

@@ -112,6 +112,9 @@ class MethodSection(Section):
     """lora, qlora: train magnitude and direction apart (DoRA, arXiv 2402.09353)."""
     rslora: bool = False
     """lora, qlora: rank-stabilised scaling (arXiv 2312.03732)."""
+    preserve_sparsity: bool | None = None
+    """lora, qlora: mask the update by the zeros of the base, in training and in a merge, so that a pruned model stays
+    pruned; null does so where the base is pruned. Costs time (see docs/pruning.md)."""
     fallback: Literal["qlora", "error"] = "qlora"
     """lora: what to do on one GPU where it does not fit in 16 bit, by the estimate of `lora-dist plan`: train QLoRA in
     its place (announced and recorded), or refuse. This never changes a run's id."""
@@ -132,11 +135,13 @@ class MethodSection(Section):
     def relevant(self) -> dict[str, Any]:
         """The settings that this kind uses, and only those (what the run's identity is made of)."""
         return {
-            name: value for name, value in self.model_dump(mode="json").items() if name in FIELDS_OF_KIND[self.kind]
+            name: value
+            for name, value in self.model_dump(mode="json").items()
+            if name in FIELDS_OF_KIND[self.kind] and (name, value) != ("preserve_sparsity", None)
         }
 
 
-_ADAPTER = {"kind", "rank", "alpha", "dropout", "targets", "dora", "rslora"}
+_ADAPTER = {"kind", "rank", "alpha", "dropout", "targets", "dora", "rslora", "preserve_sparsity"}
 FIELDS_OF_KIND: dict[str, set[str]] = {
     "base": {"kind"},
     "lora": _ADAPTER | {"fallback"},

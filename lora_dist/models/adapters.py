@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from transformers import PreTrainedModel
 
 from lora_dist.config.sections import MethodSection
 from lora_dist.errors import LoraDistError, ModelError, Problem
+from lora_dist.models.sparse_lora import PEFT_TYPE, keep_zeros
 from lora_dist.models.structure import linear_names
+from lora_dist.store.atomic import write_json
 
 ADAPTER_KINDS = ("lora", "qlora")
+CONFIG = "adapter_config.json"
 
 
 def target_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[Problem]:
@@ -37,7 +41,7 @@ def target_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[P
 
 def lora_config(method: MethodSection) -> LoraConfig:
     """peft's config for a `lora` or `qlora` method."""
-    return LoraConfig(
+    config = LoraConfig(
         task_type="CAUSAL_LM",
         r=method.rank,
         lora_alpha=method.alpha,
@@ -47,6 +51,21 @@ def lora_config(method: MethodSection) -> LoraConfig:
         use_rslora=method.rslora,
         bias="none",
     )
+    return keep_zeros(config) if method.preserve_sparsity else config
+
+
+def name_kept_zeros(folder: Path) -> None:
+    """Make a saved adapter that keeps zeros refuse to be opened as a plain LoRA, which it is not."""
+    path = folder / CONFIG
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"peft_type": PEFT_TYPE})
+
+
+def _config_in(folder: Path) -> LoraConfig | None:
+    """The config of an adapter that keeps zeros; None for one that peft can read by itself."""
+    document = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if not isinstance(document, dict) or document.get("peft_type") != PEFT_TYPE:
+        return None
+    return keep_zeros(LoraConfig.from_peft_type(**document | {"peft_type": "LORA"}))
 
 
 def check_saved_adapter(folder: Path) -> None:
@@ -79,7 +98,7 @@ def put_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
         ModelError: the folder does not hold an adapter that fits this base.
     """
     try:
-        return PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+        return PeftModel.from_pretrained(base, str(folder), is_trainable=False, config=_config_in(folder))
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

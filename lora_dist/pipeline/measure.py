@@ -28,6 +28,7 @@ from lora_dist.models.adapters import ADAPTER_KINDS, put_adapter
 from lora_dist.models.device import device_of, dtype_of, synchronize
 from lora_dist.models.loading import load_model
 from lora_dist.models.methods import describe_model, quantization_config
+from lora_dist.models.sparse_lora import recall_zeros
 from lora_dist.pipeline.fallback import method_part
 from lora_dist.pipeline.prune_figures import prune_part
 from lora_dist.store.atomic import make_folder, write_json, write_text
@@ -48,6 +49,7 @@ def open_measured(run: Run, folder: RunFolder, device: torch.device, adapter: Pa
         quantization = quantization_config(run.method, dtype)
         pruned = folder.pruned if run.prune else None
         base = load_model(run.model, device=device, dtype=dtype, folder=pruned, quantization=quantization)
+        recall_zeros(base, run, pruned)
         adapter = folder.model if run.trains else adapter
         return put_adapter(base, adapter) if adapter else base
     return load_model(run.model, device=device, dtype=dtype, folder=folder.model)

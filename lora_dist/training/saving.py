@@ -12,8 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from trl import SFTTrainer
 
 from lora_dist.config.experiment import Run
-from lora_dist.models.adapters import ADAPTER_KINDS, check_saved_adapter
+from lora_dist.models.adapters import ADAPTER_KINDS, check_saved_adapter, name_kept_zeros
 from lora_dist.models.device import dtype_of
+from lora_dist.models.provenance import Provenance, provenance_of
 from lora_dist.store.atomic import whole_folder, write_errors
 from lora_dist.team import Team
 
@@ -25,12 +26,15 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
     team: Team,
+    pretrained: Path | None = None,
 ) -> None:
     """Write `model/` whole. Trained weights go back to the precision in which the arms are compared.
 
     Under ZeRO every rank holds a share of the float32 weights that the optimizer steps on: they are brought together
     here, so that an adapter is saved in float32 under every stage.
 
+    Args:
+        pretrained: the folder of weights that the training started from, instead of the source's.
     Raises:
         StorageError: the disk is full.
         LoraDistError: the saved adapter is empty, or is the untrained one.
@@ -43,7 +47,8 @@ def save_model(
             trainer.model.to(dtype)
         else:
             weights = {name: weight.to(dtype) for name, weight in weights.items()}
-    team.first_does(lambda: _write(trainer.model, weights, folder, tokenizer, adapted=adapted))
+    told = team.first_does(lambda: provenance_of(run, pretrained)) if adapted else None
+    team.first_does(lambda: _write(trainer.model, weights, folder, tokenizer, told))
 
 
 def _write(
@@ -51,14 +56,17 @@ def _write(
     weights: dict[str, Tensor] | None,
     folder: Path,
     tokenizer: PreTrainedTokenizerBase,
-    *,
-    adapted: bool,
+    told: Provenance | None,
 ) -> None:
+    """Save the model, or the adapter that `told` tells of."""
     with write_errors(folder), whole_folder(folder) as aside:
         model.save_pretrained(aside, state_dict=weights)
         tokenizer.save_pretrained(aside)
-        if adapted:
+        if told is not None:
             check_saved_adapter(aside)
+            told.write(aside)
+            if told.preserves_sparsity:
+                name_kept_zeros(aside)
 
 
 def _together(trainer: SFTTrainer, team: Team, *, adapters_only: bool) -> dict[str, Tensor]:

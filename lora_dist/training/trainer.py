@@ -27,6 +27,7 @@ from lora_dist.models.methods import (
     hold_in_float32,
     quantization_config,
 )
+from lora_dist.models.sparse_lora import recall_zeros, refuse_dense
 from lora_dist.planning.batches import BatchPlan, StepPlan, plan_batches, plan_steps
 from lora_dist.store.atomic import make_folder, write_json
 from lora_dist.store.folders import RunFolder
@@ -133,7 +134,7 @@ def train_run(
         raise Interrupted("interrupted after saving a checkpoint; the same command resumes")
     memory = max(team.gather(peak_memory(device)), key=lambda peak: peak.bytes)
     model_part = _describe(trainer, run)
-    save_model(trainer, run, folder.model, tokenizer, device, team)
+    save_model(trainer, run, folder.model, tokenizer, device, team, pretrained)
     train_part = _train_part(run, folder, batches, steps, memory, zero_stage_of(trainer)) if world.is_first else None
     team.first_does(lambda: write_json(folder.training, {"train": vars(train_part), "model": model_part.model_dump()}))
     _close(trainer)
@@ -201,6 +202,7 @@ def make_trainer(
         quantization=quantization_config(run.method, dtype),
         shared_out=shared_out,
     )
+    recall_zeros(model, run, pretrained)
     choose_trainable(model, run.method)
     adapted = run.method.kind in ADAPTER_KINDS
     fillers = fillers_for(len(rows), config.per_device_train_batch_size, team.world.size)
@@ -213,6 +215,8 @@ def make_trainer(
         team=team,
         fillers=fillers,
     )
+    if adapted and run.method.preserve_sparsity:
+        refuse_dense(trainer.model)
     if not shared_out:  # ZeRO-3 wants one dtype, and holds float32 copies of what is trained itself
         hold_in_float32(trainer.model)
     return trainer
