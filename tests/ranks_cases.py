@@ -20,6 +20,7 @@ METHODS = {
     "base": {"method": {"kind": "base"}},
     "qlora": {"method": {"kind": "qlora", "rank": 4}},
     "partial": {"method": {"kind": "partial", "top_blocks": 1}, "train": {"learning_rate": 0.002}},
+    "sparse": {"method": {"kind": "lora", "rank": 4}, "prune": {"kind": "magnitude", "sparsity": 0.5}},
 }
 # 43 rows are five whole steps of 8 and one of 3: the ranks get unequal shares, and fillers.
 TRAIN = {"max_steps": 26, "checkpoint_steps": 6, "global_batch_size": 8, "micro_batch_size": 2}

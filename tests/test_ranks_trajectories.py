@@ -7,9 +7,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import REPOSITORY
 from ranks_cases import Ranks, record, weights
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+from lora_dist.models.adapters import put_adapter
 
 # Sums of float32 in another order: 2e-7 of a loss was seen, growing slowly with the steps.
 MOST_DEVIATION, MOST_DRIFT, PERPLEXITY = 1e-5, 1e-6, 1e-4
@@ -45,11 +49,13 @@ def assert_same_trajectory(ours, theirs):
         ("ddp", "lora"),
         ("zero2", "full"),
         ("zero3", "lora"),
+        ("zero3", "sparse"),
         *(
             pytest.param(strategy, arm, marks=SLOW)
             for strategy, arm in [
                 ("ddp", "full"), ("zero1", "lora"), ("zero1", "full"), ("zero2", "lora"), ("zero3", "full"),
                 ("ddp", "qlora"), ("zero2", "qlora"), ("ddp", "partial"), ("zero2", "partial"), ("zero3", "partial"),
+                ("ddp", "sparse"), ("zero2", "sparse"),
             ]
         ),
     ],
@@ -65,12 +71,21 @@ def test_two_ranks_train_what_one_does(tmp_path, tiny_model, problem_files, plai
         assert one["scored_tokens"] == other["scored_tokens"]
         assert one["perplexity"] == pytest.approx(other["perplexity"], rel=PERPLEXITY)
     base = record(plain("base")[1])["evaluate"]["test"]["perplexity"]
+    if arm == "sparse":
+        assert_merged_has_the_zeros_of_its_base(folder)
     assert ours["evaluate"]["test"]["perplexity"] < 0.95 * base, "an equality of nothing proves nothing"
     assert ours["train"]["zero_stage"] == STAGES[strategy]
     assert ours["train"]["world_size"] == 2
     for key in ("parameters_total", "parameters_trainable", "trainable_dtype", "quantization"):
         assert ours["model"][key] == theirs["model"][key]
     assert set(weights(folder)) == set(weights(reference))
+
+
+def assert_merged_has_the_zeros_of_its_base(folder):
+    base, other = (AutoModelForCausalLM.from_pretrained(folder / "pruned", dtype=torch.float32) for _ in range(2))
+    merged = dict(put_adapter(other, folder / "model").merge_and_unload().named_parameters())
+    assert all(torch.equal(merged[name] == 0, weight == 0) for name, weight in base.named_parameters())
+    assert any(not torch.equal(merged[name], weight) for name, weight in base.named_parameters())
 
 
 @SLOW

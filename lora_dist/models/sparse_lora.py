@@ -29,8 +29,8 @@ from lora_dist.models.masks import plain_weight
 from lora_dist.models.stored import StoredWeights
 
 PEFT_TYPE = "SPARSE_LORA__open_with_lora_dist"
-"""What `adapter_config.json` says of such an adapter: peft alone would open it as a plain LoRA, which computes something
-else than what was trained, so it is made to refuse by name."""
+"""What `adapter_config.json` says of such an adapter: peft alone would open it as a plain LoRA, which computes
+something else than what was trained, so it is made to refuse by name."""
 _REMEMBERED = "_lora_dist_kept_bits"
 _LEAST_ZEROS = 0.01
 
@@ -86,7 +86,7 @@ class SparseVariant(LoraVariant):
         return False
 
     @staticmethod
-    def init(module: LoraLayer, adapter_name: str, **_: Any) -> None:
+    def init(module: LoraLayer, **_: Any) -> None:
         """Take the mask [outputs, inputs] from the base's weight, if no adapter before has."""
         if hasattr(module, "kept_bits"):
             return
