@@ -215,3 +215,25 @@ def test_local_paths_are_made_absolute_for_workers_and_hub_ids_are_not(tmp_path,
     located = run.located()
     assert located.model.path == "org/name"
     assert located.data.path == {"train": str(tmp_path / "data.jsonl")}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["method.kind=lora"], None),
+        (["method.kind=lora", "prune={kind: magnitude, sparsity: 0.5}"], True),
+        (["method.kind=qlora", "prune={kind: magnitude, sparsity: 0.5}"], True),
+        (["method.kind=lora", "prune={kind: magnitude, sparsity: 0.5}", "method.preserve_sparsity=false"], False),
+        (["method.kind=full", "prune={kind: magnitude, sparsity: 0.5}"], None),
+    ],
+)
+def test_adapters_keep_the_zeros_of_a_pruned_base_unless_told_otherwise(overrides, expected):
+    run = expand(load_experiment(None, [*ENOUGH, *overrides]))[0]
+    assert run.method.preserve_sparsity is expected
+    assert ("preserve_sparsity" in run.method.relevant()) == (expected is not None)
+
+
+def test_a_folder_that_was_pruned_is_a_pruned_base(tmp_path):
+    (tmp_path / "pruning.json").write_text("{}")
+    run = expand(load_experiment(None, [*ENOUGH, f"model.path={tmp_path}"]))[0]
+    assert run.method.preserve_sparsity is True
