@@ -13,13 +13,19 @@ import pytest
 import torch
 from comparison_cases import record, run_folder, write
 from conftest import REPOSITORY, run_cli
+from peft import PeftModel
 from pruning_cases import masks_of, shards_of, weights_of
 from test_compare import plain_perplexity
+from transformers import AutoModelForCausalLM
+
+from lora_dist.models.adapters import put_adapter
+from lora_dist.models.sparse_lora import PEFT_TYPE
 
 ARMS = {
     "dense": {"method": {"kind": "base"}, "prune": None},
     "pruned": {"method": {"kind": "base"}},
     "lora": {"method": {"kind": "lora", "rank": 4}},
+    "filling": {"method": {"kind": "lora", "rank": 4, "preserve_sparsity": False}},
     "qlora": {"method": {"kind": "qlora", "rank": 4}},
     "full": {"method": {"kind": "full"}, "train": {"learning_rate": 0.002}},
     "pattern": {"method": {"kind": "base"}, "prune": {"pattern": "2:4", "mode": "dense_inputs"}},
@@ -97,16 +103,29 @@ def test_a_pruned_model_opens_in_plain_transformers_with_its_zeros_and_its_perpl
     assert len(AutoTokenizer.from_pretrained(pruned)) == len(AutoTokenizer.from_pretrained(tiny_model))
 
 
-def test_an_adapter_of_a_pruned_base_opens_in_plain_peft(compared):
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
+def test_an_ordinary_adapter_of_a_pruned_base_opens_in_plain_peft(compared):
     folder, _ = compared
-    base = AutoModelForCausalLM.from_pretrained(run_folder(folder, "lora") / "pruned", dtype=torch.float32)
-    model = PeftModel.from_pretrained(base, run_folder(folder, "lora") / "model")
+    model = PeftModel.from_pretrained(pruned_base(folder, "filling"), run_folder(folder, "filling") / "model")
+    (tokens,) = (folder / "runs" / "small" / "tokens").glob("*/test.parquet")
+    expected = record(folder, "filling")["evaluate"]["test"]["perplexity"]
+    assert plain_perplexity(model, tokens) == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_that_keeps_zeros_is_refused_by_plain_peft_and_merges_into_what_was_measured(compared):
+    folder, _ = compared
+    base, adapter = pruned_base(folder, "lora"), run_folder(folder, "lora") / "model"
+    with pytest.raises(KeyError, match=PEFT_TYPE):
+        PeftModel.from_pretrained(base, adapter)
+    merged = put_adapter(base, adapter).merge_and_unload()
     (tokens,) = (folder / "runs" / "small" / "tokens").glob("*/test.parquet")
     expected = record(folder, "lora")["evaluate"]["test"]["perplexity"]
-    assert plain_perplexity(model, tokens) == pytest.approx(expected, rel=1e-5)
+    assert plain_perplexity(merged, tokens) == pytest.approx(expected, rel=1e-5)
+    before = dict(pruned_base(folder, "lora").named_parameters())
+    assert all(torch.equal(weight == 0, before[name] == 0) for name, weight in merged.named_parameters())
+
+
+def pruned_base(folder, arm):
+    return AutoModelForCausalLM.from_pretrained(run_folder(folder, arm) / "pruned", dtype=torch.float32)
 
 
 def test_prune_ends_with_a_table_the_files_and_the_next_command(tmp_path, tiny_model, problem_files, compared):
