@@ -100,3 +100,12 @@ def masks_of(folder: Path) -> dict[str, Tensor]:
 def shards_of(folder: Path) -> dict[str, bytes]:
     """Every weight and mask file, by name."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def zero_half(model):
+    """About half of the weights of a model's linears, at random; not the head's."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "proj" in name:
+                weight[torch.rand_like(weight) < 0.5] = 0

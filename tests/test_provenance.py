@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import experiment_document
 from peft import get_peft_model
+from pruning_cases import zero_half
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
@@ -15,7 +16,7 @@ from lora_dist.errors import ModelError
 from lora_dist.models.adapters import lora_config
 from lora_dist.models.fingerprint import fingerprint, fingerprint_of
 from lora_dist.models.loading import load_model
-from lora_dist.models.masked_update import unpack_bits
+from lora_dist.models.masks import unpack_bits
 from lora_dist.models.methods import quantization_config
 from lora_dist.models.provenance import FILE, PRUNED_BESIDE, provenance_of, read_provenance
 from lora_dist.models.sparse_lora import recall_zeros
@@ -24,11 +25,7 @@ from lora_dist.models.sparse_lora import recall_zeros
 @pytest.fixture
 def pruned(tmp_path, tiny_model):
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "proj" in name:
-                weight[torch.rand_like(weight) < 0.5] = 0
+    zero_half(model)
     model.save_pretrained(tmp_path / "pruned")
     return tmp_path / "pruned"
 

@@ -7,11 +7,13 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from pruning_cases import zero_half
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lora_dist.errors import ModelError
 from lora_dist.models.adapters import name_kept_zeros, put_adapter
-from lora_dist.models.masked_update import masked_update, pack_bits, unpack_bits
+from lora_dist.models.masked_update import masked_update
+from lora_dist.models.masks import pack_bits, unpack_bits
 from lora_dist.models.sparse_lora import PEFT_TYPE, allow_kept_zeros, keep_zeros, refuse_dense
 
 IDS = torch.arange(12).view(2, 6)
@@ -25,10 +27,7 @@ def pruned_folder(tmp_path):
         vocab_size=32, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2
     )
     model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "proj" in name:
-                weight[torch.rand_like(weight) < 0.5] = 0
+    zero_half(model)
     model.save_pretrained(tmp_path / "base")
     return tmp_path / "base"
 
@@ -37,9 +36,9 @@ def opened(folder):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def adapted(folder, *, seed=1, keeps=True, rank=4):
-    torch.manual_seed(seed)
-    config = LoraConfig(r=rank, lora_alpha=8, target_modules="all-linear")
+def adapted(folder, *, keeps=True):
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")
     model = get_peft_model(opened(folder), keep_zeros(config) if keeps else allow_kept_zeros(config))
     fill(model, "default")
     return model

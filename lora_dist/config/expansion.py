@@ -111,7 +111,7 @@ def _with_learning_rate(run: Run) -> Run:
 
 def _with_zeros_kept(run: Run) -> Run:
     """The run with its choice about the zeros of a pruned base written out: what it means is part of its identity."""
-    if run.method.preserve_sparsity is not None or run.method.kind not in ("lora", "qlora"):
+    if run.method.preserve_sparsity is not None or "preserve_sparsity" not in FIELDS_OF_KIND[run.method.kind]:
         return run
     if run.prune is None and not (user_path(run.model.path) / "pruning.json").is_file():
         return run

@@ -5,6 +5,7 @@ A default lives here and nowhere else. `null` means "chosen for you": the field 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
@@ -54,6 +55,10 @@ class ModelSection(Section):
     """Attention implementation as transformers names it (eager, sdpa, flash_attention_2); auto lets it choose."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for sources you trust."""
+
+    def at(self, folder: Path) -> ModelSection:
+        """The same settings for the weights in `folder`, such as those that a run has pruned."""
+        return self.model_copy(update={"path": str(folder), "revision": None})
 
 
 class DataSection(Section):

@@ -15,24 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lora_dist.models.masks import unpack_bits
+
 _CHUNK_WEIGHTS = 4 * 2**20
 """Weights of a chunk: 16 MiB in float32."""
-_BITS = (128, 64, 32, 16, 8, 4, 2, 1)
-
-
-def pack_bits(keep_RC: Tensor) -> Tensor:
-    """A boolean mask as uint8 [R, ceil(C / 8)], a bit for each weight, the first in the highest."""
-    rows, columns = keep_RC.shape
-    padded = torch.zeros(rows, -(-columns // 8) * 8, dtype=torch.uint8, device=keep_RC.device)
-    padded[:, :columns] = keep_RC
-    weights = torch.tensor(_BITS, dtype=torch.uint8, device=keep_RC.device)
-    return (padded.view(rows, -1, 8) * weights).sum(-1, dtype=torch.uint8)
-
-
-def unpack_bits(bits: Tensor, columns: int) -> Tensor:
-    """The boolean mask [R, C] again."""
-    weights = torch.tensor(_BITS, dtype=torch.uint8, device=bits.device)
-    return ((bits.unsqueeze(-1) & weights) != 0).flatten(1)[:, :columns]
 
 
 def masked_update(x_TC: Tensor, a_KC: Tensor, b_RK: Tensor, bits: Tensor, scaling: float) -> Tensor:

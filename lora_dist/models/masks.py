@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -18,12 +17,28 @@ from torch import Tensor, nn
 from lora_dist.models.structure import causal_lm
 
 FOLDER = "masks"
+_BITS = (128, 64, 32, 16, 8, 4, 2, 1)
 _PACKING = "numpy.packbits over each row, first weight in the highest bit; 1 where the weight is not zero"
+
+
+def pack_bits(keep_RC: Tensor) -> Tensor:
+    """A boolean mask as uint8 [R, ceil(C / 8)], a bit for each weight, the first in the highest."""
+    rows, columns = keep_RC.shape
+    padded = torch.zeros(rows, -(-columns // 8) * 8, dtype=torch.uint8, device=keep_RC.device)
+    padded[:, :columns] = keep_RC
+    weights = torch.tensor(_BITS, dtype=torch.uint8, device=keep_RC.device)
+    return (padded.view(rows, -1, 8) * weights).sum(-1, dtype=torch.uint8)
+
+
+def unpack_bits(bits: Tensor, columns: int) -> Tensor:
+    """The boolean mask [R, C] again."""
+    weights = torch.tensor(_BITS, dtype=torch.uint8, device=bits.device)
+    return ((bits.unsqueeze(-1) & weights) != 0).flatten(1)[:, :columns]
 
 
 def write_masks(path: Path, kept: Mapping[str, Tensor]) -> None:
     """Write boolean masks [R, C] (true where the weight is kept) by weight name, a bit for each."""
-    packed = {name: torch.from_numpy(np.packbits(keep_RC.cpu().numpy(), axis=1)) for name, keep_RC in kept.items()}
+    packed = {name: pack_bits(keep_RC).cpu() for name, keep_RC in kept.items()}
     shapes = {name: list(keep_RC.shape) for name, keep_RC in kept.items()}
     save_file(packed, path, metadata={"masks": json.dumps({"packing": _PACKING, "shapes": shapes}, sort_keys=True)})
 
@@ -31,11 +46,11 @@ def write_masks(path: Path, kept: Mapping[str, Tensor]) -> None:
 def read_masks(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Every mask of a pruned model's folder: weight name and [R, C], true where the weight is kept."""
     for path in sorted((folder / FOLDER).glob("*.safetensors")):
-        with safe_open(path, framework="np") as file:
+        with safe_open(path, framework="pt") as file:
             shapes = json.loads(file.metadata()["masks"])["shapes"]
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 columns = shapes[name][1]
-                yield name, torch.from_numpy(np.unpackbits(file.get_tensor(name), axis=1, count=columns).view(bool))
+                yield name, unpack_bits(file.get_tensor(name), columns)
 
 
 @dataclass(frozen=True)

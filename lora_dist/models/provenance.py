@@ -85,8 +85,7 @@ def provenance_of(run: Run, pruned: Path | None) -> Provenance:
     if pruned is None:
         base = Base(path=run.model.path, revision=run.model.revision, fingerprint=fingerprint_of(run.model))
     else:
-        mark = fingerprint_of(run.model.model_copy(update={"path": str(pruned), "revision": None}))
-        base = Base(path=PRUNED_BESIDE, fingerprint=mark, source=run.model.path)
+        base = Base(path=PRUNED_BESIDE, fingerprint=fingerprint_of(run.model.at(pruned)), source=run.model.path)
     return Provenance(
         base=base,
         method=run.method.relevant(),

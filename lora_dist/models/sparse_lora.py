@@ -24,8 +24,8 @@ from transformers.pytorch_utils import Conv1D
 from lora_dist.config.experiment import Run
 from lora_dist.errors import ModelError
 from lora_dist.models.loading import empty_model
-from lora_dist.models.masked_update import masked_update, masked_weights, pack_bits
-from lora_dist.models.masks import plain_weight
+from lora_dist.models.masked_update import masked_update, masked_weights
+from lora_dist.models.masks import pack_bits, plain_weight
 from lora_dist.models.stored import StoredWeights
 
 PEFT_TYPE = "SPARSE_LORA__open_with_lora_dist"
@@ -156,7 +156,7 @@ def recall_zeros(model: PreTrainedModel, run: Run, pruned: Path | None) -> None:
     """
     if run.method.kind != "qlora" or not run.method.preserve_sparsity:
         return
-    section = run.model if pruned is None else run.model.model_copy(update={"path": str(pruned), "revision": None})
+    section = run.model if pruned is None else run.model.at(pruned)
     stored = StoredWeights.of_source(section)
     names = stored.names_for(empty_model(section))
     for name, module in model.named_modules():
