@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 
 from lora_dist.config.sections import MethodSection
 from lora_dist.errors import LoraDistError, ModelError, Problem
+from lora_dist.models.adapter_folder import CONFIG, WEIGHTS, config_in, names_kept_zeros
 from lora_dist.models.sparse_lora import PEFT_TYPE, keep_zeros
 from lora_dist.models.structure import linear_names
 from lora_dist.store.atomic import write_json
 
 ADAPTER_KINDS = ("lora", "qlora")
-CONFIG = "adapter_config.json"
 
 
 def target_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[Problem]:
@@ -60,14 +60,6 @@ def name_kept_zeros(folder: Path) -> None:
     write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"peft_type": PEFT_TYPE})
 
 
-def _config_in(folder: Path) -> LoraConfig | None:
-    """The config of an adapter that keeps zeros; None for one that peft can read by itself."""
-    document = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if not isinstance(document, dict) or document.get("peft_type") != PEFT_TYPE:
-        return None
-    return keep_zeros(LoraConfig.from_peft_type(**document | {"peft_type": "LORA"}))
-
-
 def check_saved_adapter(folder: Path) -> None:
     """Make sure that an adapter on the disk is the one that was trained.
 
@@ -78,7 +70,7 @@ def check_saved_adapter(folder: Path) -> None:
         LoraDistError: a tensor is empty or not finite, or every `lora_B` is zero.
     """
     updates = []
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - not a mapping
             tensor = file.get_tensor(name)
             if tensor.numel() == 0:
@@ -98,7 +90,8 @@ def put_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
         ModelError: the folder does not hold an adapter that fits this base.
     """
     try:
-        return PeftModel.from_pretrained(base, str(folder), is_trainable=False, config=_config_in(folder))
+        config = config_in(folder) if names_kept_zeros(folder) else None
+        return PeftModel.from_pretrained(base, str(folder), is_trainable=False, config=config)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

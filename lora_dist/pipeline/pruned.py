@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,12 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lora_dist.config.experiment import Run
 from lora_dist.config.pruning import PruneSection
 from lora_dist.data.tokens import TokenSet
+from lora_dist.models.companions import companions
 from lora_dist.models.device import device_of, dtype_of, peak_memory, release_memory, reset_peak_memory
 from lora_dist.models.loading import context_length, empty_model
 from lora_dist.models.skeleton import skeleton
 from lora_dist.models.stored import StoredWeights
 from lora_dist.models.structure import decoder_blocks
-from lora_dist.models.weights import source_file
 from lora_dist.pipeline.preflight import tokens_on_disk
 from lora_dist.pruning.calibration import calibration_ids, calibration_length, hash_of_ids
 from lora_dist.pruning.output import PrunedModel, holds_pruning, link_model
@@ -195,7 +194,7 @@ class _Job:
                 return False
             for number, names in self.rest.items():
                 self.output.write_rest(number, {name: self.weights.read(name) for name in names})
-            self.output.finish(self.rest, _texts(self.run, tokenizer), self._report())
+            self.output.finish(self.rest, companions(self.run.model, tokenizer), self._report())
         return True
 
     def _report(self) -> dict[str, Any]:
@@ -234,14 +233,3 @@ def _check_space(output: PrunedModel, weights: StoredWeights) -> None:
     there = bytes_in(output.partial)
     needed = int(weights.bytes() * (1 + 1 / 16)) - there  # a bit of mask for each weight of 16 bits
     check_free(folder, needed, "a pruned model", "free some space, or choose another output_dir")
-
-
-def _texts(run: Run, tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
-    """The files beside the weights: config and generation settings of the source, and its tokenizer."""
-    with tempfile.TemporaryDirectory(prefix="lora_dist-") as name:
-        tokenizer.save_pretrained(name)
-        texts = {path.name: path.read_bytes() for path in sorted(Path(name).iterdir())}
-    for name in ("config.json", "generation_config.json"):
-        if (path := source_file(run.model, name)) is not None:
-            texts[name] = path.read_bytes()
-    return texts

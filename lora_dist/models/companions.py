@@ -1,0 +1,41 @@
+"""The files beside a model's weights: config, generation settings, tokenizer and chat template."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from lora_dist.config.sections import ModelSection
+from lora_dist.models.weights import source_file
+
+_CONFIG = "config.json"
+
+
+def companions(
+    section: ModelSection, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype | None = None
+) -> dict[str, bytes]:
+    """What the source has beside its weights, by file name, and the tokenizer with its chat template.
+
+    Args:
+        dtype: that of the weights that they will stand beside, if it is not the source's.
+    Raises:
+        ModelError: the model is not there.
+    """
+    with tempfile.TemporaryDirectory(prefix="lora_dist-") as name:
+        tokenizer.save_pretrained(name)
+        found = {path.name: path.read_bytes() for path in sorted(Path(name).iterdir())}
+    for name in (_CONFIG, "generation_config.json"):
+        if (path := source_file(section, name)) is not None:
+            found[name] = path.read_bytes()
+    return found if dtype is None else found | {_CONFIG: _with_dtype(found[_CONFIG], dtype)}
+
+
+def _with_dtype(config: bytes, dtype: torch.dtype) -> bytes:
+    """transformers calls it `dtype` since version 5, and reads `torch_dtype` still."""
+    document = json.loads(config)
+    document.pop("torch_dtype", None)
+    return json.dumps(document | {"dtype": str(dtype).removeprefix("torch.")}, indent=2).encode() + b"\n"
