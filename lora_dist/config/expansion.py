@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lora_dist.assets import user_path
 from lora_dist.config.experiment import SECTIONS, Arm, Experiment, Run
 from lora_dist.config.problems import nearest, problems_of, valid_keys
 from lora_dist.config.pruning import FIELDS_OF_PRUNING
@@ -113,7 +112,7 @@ def _with_zeros_kept(run: Run) -> Run:
     """The run with its choice about the zeros of a pruned base written out: what it means is part of its identity."""
     if run.method.preserve_sparsity is not None or "preserve_sparsity" not in FIELDS_OF_KIND[run.method.kind]:
         return run
-    if run.prune is None and not (user_path(run.model.path) / "pruning.json").is_file():
+    if not run.base_is_pruned:
         return run
     return run.model_copy(update={"method": run.method.model_copy(update={"preserve_sparsity": True})})
 

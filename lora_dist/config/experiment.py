@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
+from lora_dist.assets import user_path
 from lora_dist.config.launch import LaunchSection
 from lora_dist.config.pruning import PruneSection
 from lora_dist.config.sections import (
@@ -94,6 +95,11 @@ class Run(Section):
     def trains(self) -> bool:
         """Whether this run has a training stage."""
         return self.method.kind != "base"
+
+    @property
+    def base_is_pruned(self) -> bool:
+        """Whether what is trained has zeros to keep: this run prunes it, or its folder says that somebody has."""
+        return self.prune is not None or (user_path(self.model.path) / "pruning.json").is_file()
 
     @property
     def id(self) -> str:

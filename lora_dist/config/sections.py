@@ -208,6 +208,10 @@ class EvaluateSection(Section):
     """How many test prompts are continued by every arm, side by side in the report."""
     max_new_tokens: Whole = 128
     """Longest generated continuation, in tokens (greedy decoding)."""
+    merged: Literal["auto", "always", "never"] = "auto"
+    """Measure on the test split what becomes of an adapter when it is merged, beside what was trained: auto does so
+    for qlora (4-bit base, with the adapter, 16-bit base with it, merged) and on a pruned base (zeros kept or filled).
+    Takes the disk of one more model for a while, and a pass over the test split for each form."""
     bootstrap_samples: Annotated[int, BeforeValidator(_no_bool), Field(ge=100)] = 2000
     """Resamples behind each 95% interval."""
 

@@ -122,6 +122,11 @@ class Merge:
                     fix="use weighted, which adds up what they do to the weights, or ties or dare",
                 )
 
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """That of the base's files."""
+        return self._stored.dtype_of(next(iter(self._linears)))
+
     def bytes(self) -> int:
         """Bytes of the result."""
         return sum(map(self._bytes_of, self._stored.tensors))

@@ -25,11 +25,12 @@ from lora_dist.evaluation.perplexity import RowScores, bits_per_byte, explain_wo
 from lora_dist.evaluation.scores import write_scores
 from lora_dist.evaluation.statistics import perplexity_interval
 from lora_dist.models.adapters import ADAPTER_KINDS, put_adapter
-from lora_dist.models.device import device_of, dtype_of, synchronize
+from lora_dist.models.device import device_of, dtype_of, release_memory, synchronize
 from lora_dist.models.loading import load_model
 from lora_dist.models.methods import describe_model, quantization_config
 from lora_dist.models.sparse_lora import recall_zeros
 from lora_dist.pipeline.fallback import method_part
+from lora_dist.pipeline.merged_forms import SPLIT, Forms, wants_forms
 from lora_dist.pipeline.prune_figures import prune_part
 from lora_dist.store.atomic import make_folder, write_json, write_text
 from lora_dist.store.environment import capture_environment
@@ -79,17 +80,11 @@ def measure_run(
         ModelError: the base is worse than uniform guessing, which is a mistake of measurement.
     """
     started = time.perf_counter()
-    device = device_of(team.world)
-    progress("evaluate", 0, 0, "loading the model")
-    model = open_measured(run, folder, device, adapter)
-    prune = team.first_does(lambda: prune_part(run, folder, model)) if run.prune else None
-    text_bytes = TextBytes(tokenizer)
-    evaluate = {
-        split: _score(run, folder, tokens.rows(split), split, model, text_bytes, team, progress)
-        for split in run.evaluate.splits
-    }
-    generation = _generate(run, folder, tokens, tokenizer, model, team, progress)
-    model_part, train_part = _trained_parts(run, folder, model)
+    forms = Forms(run, folder, tokens.rows(SPLIT), team, progress) if wants_forms(run) else None
+    live = _measure_live(run, folder, tokens, tokenizer, team, progress, adapter, forms)
+    if forms is not None:
+        release_memory()
+        forms.measure_merged(tokenizer)
     before = history_of(folder.experiment.ledger, folder.id)
     record = Record(
         run_id=folder.id,
@@ -98,19 +93,43 @@ def measure_run(
         seed=run.seed,
         point=run.point,
         method=method_part(run, folder),
-        model=model_part,
         data=data_part(run, tokens),
-        train=train_part,
-        prune=prune,
-        evaluate=evaluate,
-        generation=generation,
-        environment=_environment(device),
+        **live,
+        merging=forms.found if forms is not None else [],
+        environment=_environment(device_of(team.world)),
         attempts=max(1, len(before.attempts)),
         device_seconds=before.device_seconds
         + (seconds_before + time.perf_counter() - started) * (devices or team.world.size),
     )
     team.first_does(lambda: _write(folder, record))
     return record
+
+
+def _measure_live(
+    run: Run,
+    folder: RunFolder,
+    tokens: TokenSet,
+    tokenizer: PreTrainedTokenizerBase,
+    team: Team,
+    progress: Progress,
+    adapter: Path | None,
+    forms: Forms | None,
+) -> dict[str, Any]:
+    """The parts of the record that the model in memory tells; it is gone when this returns."""
+    progress("evaluate", 0, 0, "loading the model")
+    model = open_measured(run, folder, device_of(team.world), adapter)
+    prune = team.first_does(lambda: prune_part(run, folder, model)) if run.prune else None
+    text_bytes = TextBytes(tokenizer)
+    evaluate = {
+        split: _score(run, folder, tokens.rows(split), split, model, text_bytes, team, progress)
+        for split in run.evaluate.splits
+    }
+    generation = _generate(run, folder, tokens, tokenizer, model, team, progress)
+    model_part, train_part = _trained_parts(run, folder, model)
+    if forms is not None:
+        forms.measure_trained(model)
+    parts = {"model": model_part, "train": train_part, "prune": prune}
+    return parts | {"evaluate": evaluate, "generation": generation}
 
 
 def _write(folder: RunFolder, record: Record) -> None:

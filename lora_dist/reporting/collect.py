@@ -9,6 +9,7 @@ from typing import Any
 from lora_dist.config.expansion import expand
 from lora_dist.config.loading import load_experiment
 from lora_dist.reporting.differences import with_differences
+from lora_dist.reporting.merging import merging_notes
 from lora_dist.reporting.names import short_names, without_seed
 from lora_dist.reporting.pruned import pruned_notes
 from lora_dist.reporting.rows import Comparison, Group, Row, Source, settings_of
@@ -45,6 +46,7 @@ def collect(folders: Sequence[ExperimentFolder]) -> Comparison:
         *problems,
         *_seed_notes(groups),
         *pruned_notes(groups),
+        *merging_notes(groups),
         *_unequal(groups),
         *_strangers(sources, rows),
     ]

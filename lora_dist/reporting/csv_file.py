@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lora_dist.config.sections import SPLITS
+from lora_dist.reporting.merging import FORM_COLUMNS, FormRow
 from lora_dist.reporting.rows import Row, Versus
 from lora_dist.reporting.words import one_line
 
@@ -22,6 +23,15 @@ def csv_text(rows: Sequence[Row]) -> str:
     writer.writerow(COLUMNS)
     for row in rows:
         writer.writerow([_cell(getter(row)) for getter in COLUMNS.values()])
+    return buffer.getvalue()
+
+
+def forms_csv(found: Sequence[FormRow]) -> str:
+    """A line for each form of an adapter and its base, before and after merging."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, FORM_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.values().items()} for row in found)
     return buffer.getvalue()
 
 

@@ -9,6 +9,7 @@ from lora_dist.reporting.cells import Cell, columns_for, groups_of
 from lora_dist.reporting.generations import read_samples
 from lora_dist.reporting.headline import headlines
 from lora_dist.reporting.measured import COSTS, METHOD, Fact, commands, environment_facts, facts
+from lora_dist.reporting.merging import HEADINGS, TITLE, FormRow, forms
 from lora_dist.reporting.plots import Plot
 from lora_dist.reporting.rows import Comparison, Group, Row
 from lora_dist.reporting.words import one_line
@@ -26,6 +27,8 @@ def markdown(comparison: Comparison, plots: Sequence[Plot]) -> str:
         parts += [f"**{escape(headline.title)}**", _bullets(headline.sentences)]
     if comparison.finished:
         parts += ["## Comparison", *_tables(comparison)]
+    if found := forms(comparison):
+        parts += [f"## {TITLE}", _merging(found)]
     if comparison.notes:
         parts.append(_bullets(comparison.notes))
     if comparison.unfinished:
@@ -63,6 +66,12 @@ def _tables(comparison: Comparison) -> list[str]:
         parts += [f"### {escape(heading)}"] if heading else []
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return parts
+
+
+def _merging(found: Sequence[FormRow]) -> str:
+    lines = [f"| {' | '.join(HEADINGS)} |", f"| --- | --- |{' ---: |' * (len(HEADINGS) - 2)}"]
+    lines += [f"| {' | '.join(map(_cell, row.cells))} |" for row in found]
+    return "\n".join(lines)
 
 
 def _cell(cell: Cell) -> str:

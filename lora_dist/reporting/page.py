@@ -14,6 +14,7 @@ from lora_dist.reporting.cells import columns_for, groups_of
 from lora_dist.reporting.generations import read_samples
 from lora_dist.reporting.headline import headlines
 from lora_dist.reporting.measured import COSTS, METHOD, commands, environment_facts, facts
+from lora_dist.reporting.merging import HEADINGS, TITLE, forms
 from lora_dist.reporting.plots import Plot
 from lora_dist.reporting.rows import NO_DIFFERENCE, Comparison, Group
 from lora_dist.reporting.words import one_line
@@ -33,6 +34,9 @@ def page(comparison: Comparison, plots: Sequence[Plot]) -> str:
         columns=columns_for(comparison),
         groups=[_group(heading, group) for heading, group in groups_of(comparison)],
         classes=_CLASSES,
+        forms=forms(comparison),
+        forms_title=TITLE,
+        forms_headings=HEADINGS,
         comparison=comparison,
         plots=plots,
         method=METHOD,

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from lora_dist.reporting.cells import Cell, Column, columns_for, groups_of
 from lora_dist.reporting.headline import headlines
+from lora_dist.reporting.merging import HEADINGS, TITLE, FormRow, forms
 from lora_dist.reporting.rows import NO_DIFFERENCE, Comparison, Row
 from lora_dist.reporting.words import one_line, state_style
 
@@ -32,6 +33,8 @@ def comparison_view(comparison: Comparison, width: int = 120) -> RenderableType:
         ]
     if comparison.finished:
         parts.append(comparison_table(comparison, width))
+    if found := forms(comparison):
+        parts += [Text(), merging_table(found)]
     if comparison.unfinished:
         parts += [Text(), unfinished_table(comparison.unfinished)]
     if comparison.notes:
@@ -54,6 +57,17 @@ def comparison_table(comparison: Comparison, width: int = 120) -> Table:
         if not droppable:
             return table
         columns.remove(min(droppable, key=lambda column: column.worth))
+
+
+def merging_table(found: Sequence[FormRow]) -> Table:
+    """What becomes of each adapter when it is merged."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=TITLE, title_justify="left", title_style="bold")
+    for number, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="left" if number < 2 else "right", overflow="fold")
+    for row in found:
+        cells = (_text(cell, numeric=number > 0) for number, cell in enumerate(row.cells))
+        table.add_row(*cells, end_section=row.is_last)
+    return table
 
 
 def unfinished_table(rows: Sequence[Row]) -> Table:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_dist.reporting.collect import collect
-from lora_dist.reporting.csv_file import csv_text
+from lora_dist.reporting.csv_file import csv_text, forms_csv
 from lora_dist.reporting.headline import Headline, headlines
 from lora_dist.reporting.markdown import markdown
+from lora_dist.reporting.merging import FILE_NAME as FORMS_FILE
+from lora_dist.reporting.merging import forms
 from lora_dist.reporting.page import page
 from lora_dist.reporting.plots import FILE_NAMES, draw_plots
 from lora_dist.reporting.rows import Comparison, Row
@@ -26,7 +28,7 @@ class Report:
     comparison: Comparison
     headlines: tuple[Headline, ...]
     files: tuple[Path, ...]
-    """report.html, report.md, results.csv, and the plots that there were data for."""
+    """report.html, report.md, results.csv; merging.csv and the plots that there were data for."""
 
     @property
     def rows(self) -> list[Row]:
@@ -55,12 +57,14 @@ def write_report(folders: Sequence[ExperimentFolder], into: Path) -> Report:
         "report.md": markdown(comparison, plots),
         "results.csv": csv_text(comparison.rows),
     }
+    if found := forms(comparison):
+        texts[FORMS_FILE] = forms_csv(found)
     make_folder(into)
     for name, text in texts.items():
         write_text(into / name, text)
     for plot in plots:
         write_bytes(into / plot.file_name, plot.png)
-    for name in {*FILE_NAMES, SPARSITY} - {plot.file_name for plot in plots}:
+    for name in {*FILE_NAMES, SPARSITY, FORMS_FILE} - {*texts, *(plot.file_name for plot in plots)}:
         (into / name).unlink(missing_ok=True)  # of an earlier report: it would be taken for this one's
     files = (*texts, *(plot.file_name for plot in plots))
     return Report(comparison, tuple(headlines(comparison)), tuple(into / name for name in files))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -136,6 +136,28 @@ class PrunePart(_Part):
     quantising). Lower than `sparsity` where full or partial fine-tuning has filled them again."""
 
 
+class MergedForm(_Part):
+    """One form that an adapter and its base can take, scored on the test split."""
+
+    form: Literal["base_4bit", "adapter_4bit", "adapter", "merged", "merged_rounded", "merged_masked"]
+    """base_4bit: the quantised base alone. adapter_4bit: with the adapter, as QLoRA trained it. adapter: the adapter on
+    16 or 32-bit weights. merged: one model, in the precision of evaluation. merged_rounded: in that of the base's
+    files, where it is lower. merged_masked: merged, and the update left out where the base is zero, though it was
+    trained without a mask."""
+    dtype: str
+    perplexity: float
+    nll_sum: float
+    scored_tokens: int
+    ci95: dict[str, list[float]]
+    """{perplexity: [low, high]}"""
+    versus_trained: list[float] | None = None
+    """Perplexity minus that of the form that was trained: [value, low, high], paired over the rows; null for itself."""
+    zeros: float | None = None
+    """Share of zeros among the weights under the adapter."""
+    filled: float | None = None
+    """Share of the base's zeros there that the update has filled; null where the base has none."""
+
+
 class Generation(_Part):
     """The speed of the side-by-side samples."""
 
@@ -166,6 +188,8 @@ class Record(_Part):
     evaluate: dict[str, dict[str, Any]]
     """By split (train, validation, test): nll_sum, scored_tokens, examples, perplexity, bits_per_byte, seconds, and
     95% intervals in ci95.{perplexity}."""
+    merging: list[MergedForm] = []
+    """What becomes of the adapter when it is merged; empty where that was not measured (evaluate.merged)."""
     generation: Generation | None = None
     environment: dict[str, Any]
     attempts: int = Field(ge=1)
