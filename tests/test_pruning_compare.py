@@ -18,8 +18,11 @@ from pruning_cases import masks_of, shards_of, weights_of
 from test_compare import plain_perplexity
 from transformers import AutoModelForCausalLM
 
+from lora_dist.config.expansion import expand
+from lora_dist.config.experiment import Experiment
 from lora_dist.models.adapters import put_adapter
 from lora_dist.models.sparse_lora import PEFT_TYPE
+from lora_dist.pipeline.merged_forms import wants_forms
 
 ARMS = {
     "dense": {"method": {"kind": "base"}, "prune": None},
@@ -109,6 +112,78 @@ def test_an_ordinary_adapter_of_a_pruned_base_opens_in_plain_peft(compared):
     (tokens,) = (folder / "runs" / "small" / "tokens").glob("*/test.parquet")
     expected = record(folder, "filling")["evaluate"]["test"]["perplexity"]
     assert plain_perplexity(model, tokens) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_forms_of_an_adapter_stand_before_and_after_merging_with_the_zeros_of_each(compared):
+    folder, done = compared
+    forms = {
+        arm: {form["form"]: form for form in record(folder, arm)["merging"]} for arm in ("lora", "filling", "qlora")
+    }
+    assert list(forms["lora"]) == ["adapter", "merged"]
+    assert list(forms["filling"]) == ["adapter", "merged", "merged_masked"]
+    assert list(forms["qlora"]) == ["base_4bit", "adapter_4bit", "adapter", "merged"]
+    for arm, trained in (("lora", "adapter"), ("filling", "adapter"), ("qlora", "adapter_4bit")):
+        measured = record(folder, arm)["evaluate"]["test"]
+        assert forms[arm][trained]["versus_trained"] is None
+        assert forms[arm][trained]["perplexity"] == measured["perplexity"]
+        assert forms[arm]["merged"]["scored_tokens"] == measured["scored_tokens"]
+        assert forms[arm]["merged"]["perplexity"] == pytest.approx(forms[arm]["adapter"]["perplexity"], rel=1e-5)
+    for arm, form, filled in (
+        ("lora", "merged", 0), ("qlora", "merged", 0), ("filling", "merged", 1), ("filling", "merged_masked", 0)
+    ):  # fmt: skip
+        assert forms[arm][form]["filled"] == pytest.approx(filled, abs=1e-4)
+        assert forms[arm][form]["zeros"] == pytest.approx(0.5 * (1 - filled), abs=1e-3)
+    assert record(folder, "full")["merging"] == record(folder, "pruned")["merging"] == []
+    told = " ".join(done.out.split())
+    assert "Before and after merging" in told
+    assert "Merging filling fills the zeros of the pruned base again" in told
+    assert not list((folder / "runs" / "small").glob("*/.merging"))
+
+
+def test_each_form_is_what_plain_libraries_make_of_the_files(compared):
+    """The numbers beside the trained one: peft's merge with the mask put on afterwards, and the 16-bit base."""
+    folder, _ = compared
+    (tokens,) = (folder / "runs" / "small" / "tokens").glob("*/test.parquet")
+    model = PeftModel.from_pretrained(pruned_base(folder, "filling"), run_folder(folder, "filling") / "model")
+    merged = model.merge_and_unload()
+    masked = pruned_base(folder, "filling")
+    with torch.no_grad():
+        for name, weight in masked.named_parameters():
+            weight.copy_(torch.where(weight == 0, weight, merged.get_parameter(name)))
+    qlora = put_adapter(pruned_base(folder, "qlora"), run_folder(folder, "qlora") / "model")
+    for model, arm, form in (
+        (merged, "filling", "merged"),
+        (masked, "filling", "merged_masked"),
+        (qlora, "qlora", "adapter"),
+    ):
+        (found,) = (found for found in record(folder, arm)["merging"] if found["form"] == form)
+        assert plain_perplexity(model, tokens) == pytest.approx(found["perplexity"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "prune", "merged", "wanted"),
+    [
+        ("lora", None, "auto", False),
+        ("lora", PRUNE, "auto", True),
+        ("qlora", None, "auto", True),
+        ("qlora", None, "never", False),
+        ("lora", None, "always", True),
+        ("full", PRUNE, "always", False),
+        ("base", PRUNE, "auto", False),
+    ],
+)
+def test_forms_are_measured_where_merging_may_change_something_or_where_asked(method, prune, merged, wanted):
+    (run,) = expand(
+        Experiment(
+            name="x",
+            model={"path": "builtin:tiny-llama"},
+            data={"task": "causal_lm", "path": "builtin:general-text"},
+            method={"kind": method},
+            prune=prune and {"kind": "sparsegpt", **prune},
+            evaluate={"merged": merged},
+        )
+    )
+    assert wants_forms(run) is wanted
 
 
 def test_one_that_keeps_zeros_is_refused_by_plain_peft_and_merges_into_what_was_measured(compared):

@@ -86,6 +86,9 @@ def assert_merged_has_the_zeros_of_its_base(folder):
     merged = dict(put_adapter(other, folder / "model").merge_and_unload().named_parameters())
     assert all(torch.equal(merged[name] == 0, weight == 0) for name, weight in base.named_parameters())
     assert any(not torch.equal(merged[name], weight) for name, weight in base.named_parameters())
+    trained, after = record(folder)["merging"]
+    assert (trained["form"], after["form"], after["filled"]) == ("adapter", "merged", 0)
+    assert after["perplexity"] == pytest.approx(trained["perplexity"], rel=1e-5)
 
 
 @SLOW

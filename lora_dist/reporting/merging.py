@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lora_dist.evaluation.statistics import FEWEST_ROWS
 from lora_dist.reporting.cells import Cell
-from lora_dist.reporting.rows import NO_DIFFERENCE, Comparison, Group, Row
+from lora_dist.reporting.rows import NO_DIFFERENCE, QUALITY_SPLIT, Comparison, Group, Row
 from lora_dist.reporting.words import NOTHING, listed, percent, perplexity, with_interval
 from lora_dist.store.record import MergedForm
 
@@ -67,7 +68,7 @@ class FormRow:
         if self.form.versus_trained is None or self.is_same:
             return ""
         value, low, high = self.form.versus_trained
-        if low <= 0 <= high:
+        if low <= 0 <= high or self.row.measured(QUALITY_SPLIT, "examples") < FEWEST_ROWS:
             return NO_DIFFERENCE
         return "better" if value < 0 else "worse"
 
