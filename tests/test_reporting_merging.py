@@ -54,7 +54,9 @@ def made(tmp_path):
     }
     for run in made.runs:
         folder = made.finish(run, 2.3)
-        folder.read_record().model_copy(update={"merging": told[run.arm]}).write(folder.record)
+        problem = "model.path: 'x' is stored quantised" if run.arm == "qlora" else None
+        update = {"merging": told[run.arm], "merging_problem": problem}
+        folder.read_record().model_copy(update=update).write(folder.record)
     return made
 
 
@@ -78,6 +80,7 @@ def test_the_terminal_shows_each_form_under_its_run(made, width):
         assert words in told
     assert "Merging filling fills the zeros of the pruned base again" in told
     assert "Merging filling with a mask that it was not trained with costs 0.300 perplexity" in told
+    assert "What merging qlora gives was not measured: model.path: 'x' is stored quantised." in told
     assert "qlora was trained on a 4-bit base; merged into unquantised weights: +0.20 [0.10, 0.30] perplexity" in told
 
 

@@ -96,6 +96,7 @@ def measure_run(
         data=data_part(run, tokens),
         **live,
         merging=forms.found if forms is not None else [],
+        merging_problem=forms.problem if forms is not None else None,
         environment=_environment(device_of(team.world)),
         attempts=max(1, len(before.attempts)),
         device_seconds=before.device_seconds

@@ -7,6 +7,7 @@ of a pruned base. What that does to the perplexity belongs beside what was train
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_dist.config.experiment import Run
 from lora_dist.data.tokens import TokenRows
+from lora_dist.errors import ModelError
 from lora_dist.evaluation.perplexity import RowScores, score_rows
 from lora_dist.evaluation.scores import read_scores, write_scores
 from lora_dist.evaluation.statistics import perplexity_difference, perplexity_interval
@@ -30,6 +32,7 @@ from lora_dist.store.folders import RunFolder
 from lora_dist.store.record import MergedForm
 from lora_dist.team import Team
 
+log = logging.getLogger(__name__)
 SPLIT = "test"
 Progress = Callable[[str, int, int, str], None]
 _FOLDER = ".merging"
@@ -58,6 +61,8 @@ class Forms:
         self._device = device_of(team.world)
         self._dtype = dtype_of(run.model, self._device)
         self.found: list[MergedForm] = []
+        self.problem: str | None = None
+        """Why merged forms are missing."""
 
     def measure_trained(self, model: PreTrainedModel) -> None:
         """What the live model tells: what was trained (scored before), and under QLoRA the 4-bit base by itself."""
@@ -71,9 +76,18 @@ class Forms:
     def measure_merged(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Everything that has to be put together anew; the live model is gone by now.
 
+        A base that cannot be merged into (stored quantised, say) does not undo the training: `problem` says so.
+
         Raises:
             StorageError: the disk is full.
         """
+        try:
+            self._measure_merged(tokenizer)
+        except ModelError as error:
+            self.problem = str(error)
+            log.warning("what merging gives was not measured: %s", error)
+
+    def _measure_merged(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if self.run.method.kind == "qlora":
             base = load_model(self.run.model, device=self._device, dtype=self._dtype, folder=self._pruned)
             self._add("adapter", self._scores("adapter", put_adapter(base, self.folder.model)))

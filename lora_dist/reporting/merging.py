@@ -128,6 +128,9 @@ def merging_notes(groups: Sequence[Group]) -> Iterator[str]:
             f"Merging {listed(filled)} fills the zeros of the pruned base again: the update was trained without its "
             "mask. method.preserve_sparsity=true keeps them."
         )
+    for row in rows:
+        if row.record and row.record.merging_problem:
+            yield f"What merging {row.name} gives was not measured: {row.record.merging_problem}."
     for name, of_row in found.items():
         masked = of_row.get("merged_masked")
         if masked is not None and masked.verdict == "worse":

@@ -190,6 +190,8 @@ class Record(_Part):
     95% intervals in ci95.{perplexity}."""
     merging: list[MergedForm] = []
     """What becomes of the adapter when it is merged; empty where that was not measured (evaluate.merged)."""
+    merging_problem: str | None = None
+    """Why merged forms are missing, where they were to be measured."""
     generation: Generation | None = None
     environment: dict[str, Any]
     attempts: int = Field(ge=1)
