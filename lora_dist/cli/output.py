@@ -8,15 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console, RenderableType
 
-from lora_dist.errors import UserError
+from lora_dist.errors import Interrupted, RunsFailed, UserError
 
 if TYPE_CHECKING:
     from lora_dist.reporting.write import Report
     from lora_dist.store.record import Record
     from lora_dist.verbs.clean import Cleaned
-    from lora_dist.verbs.compare import Failure
+    from lora_dist.verbs.compare import ComparisonResult, Failure
     from lora_dist.verbs.preview import Preview
     from lora_dist.verbs.status import Look
 
@@ -63,6 +64,26 @@ def print_comparison(report: Report) -> None:
     folder = report.comparison.sources[0].folder.path
     files = {path.name: path for path in report.files if path.suffix in (".html", ".md", ".csv")}
     finish(files, f"lora-dist status {folder}")
+
+
+def show_result(result: ComparisonResult, look: Look | None = None) -> None:
+    """The table, the files, and what failed; `look` is the last one at the jobs of a cluster.
+
+    Raises:
+        typer.Exit: runs failed; with the code of what became of all of them, where it is one.
+    """
+    print_comparison(result.report)
+    if result.failures:
+        if look is not None:
+            print_to_do(look)
+        else:
+            for failure in result.failures:
+                print_failure(failure)
+        outcomes = {failure.outcome for failure in result.failures}
+        alone = {"refused": UserError.exit_code, "interrupted": Interrupted.exit_code}
+        raise typer.Exit(
+            alone.get(outcomes.pop(), RunsFailed.exit_code) if len(outcomes) == 1 else RunsFailed.exit_code
+        )
 
 
 def print_record(record: Record) -> None:
