@@ -21,6 +21,7 @@ from lora_dist.data.text_bytes import TextBytes
 from lora_dist.data.tokens import NOT_SCORED, TokenRows, TokenSet
 from lora_dist.errors import ModelError
 from lora_dist.evaluation.generate import generate_samples, prompts_of
+from lora_dist.evaluation.kernel_speed import measure_sparse_kernels
 from lora_dist.evaluation.perplexity import RowScores, bits_per_byte, explain_worse_than_uniform, score_rows
 from lora_dist.evaluation.scores import write_scores
 from lora_dist.evaluation.statistics import perplexity_interval
@@ -35,7 +36,7 @@ from lora_dist.store.atomic import make_folder, write_json, write_text
 from lora_dist.store.environment import capture_environment
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.histories import history_of
-from lora_dist.store.record import DataPart, Generation, ModelPart, Record, TrainPart
+from lora_dist.store.record import DataPart, Generation, ModelPart, Record, SparseKernels, TrainPart
 from lora_dist.team import Team
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ def measure_run(
     seconds_before: float,
     devices: int | None = None,
     adapter: Path | None = None,
+    sparse_kernels: bool = False,
 ) -> Record:
     """Score every split, generate the samples, and write the scores, the predictions and, last, the record.
 
@@ -75,8 +77,10 @@ def measure_run(
         seconds_before: wall-clock seconds of this attempt before this stage.
         devices: how many the run holds; the ranks' number unless given.
         adapter: put on a base that is measured with it; a trained run brings its own.
+        sparse_kernels: score the test once more with 2:4 kernels, where there are any.
     Raises:
-        ModelError: the base is worse than uniform guessing, which is a mistake of measurement.
+        ModelError: 2:4 kernels compute something else than dense ones; or the base is worse than uniform
+            guessing, which is a mistake of measurement.
     """
     started = time.perf_counter()
     device = device_of(team.world)
@@ -104,6 +108,7 @@ def measure_run(
         prune=prune,
         evaluate=evaluate,
         generation=generation,
+        sparse_kernels=_measure_kernels(run, tokens, model, progress) if sparse_kernels else None,
         environment=_environment(device),
         attempts=max(1, len(before.attempts)),
         device_seconds=before.device_seconds
@@ -111,6 +116,11 @@ def measure_run(
     )
     team.first_does(lambda: _write(folder, record))
     return record
+
+
+def _measure_kernels(run: Run, tokens: TokenSet, model: PreTrainedModel, progress: Progress) -> SparseKernels:
+    progress("evaluate", 0, 0, "scoring with 2:4 kernels")
+    return measure_sparse_kernels(model, tokens.rows("test"), batch_size=run.evaluate.batch_size)
 
 
 def _write(folder: RunFolder, record: Record) -> None:
