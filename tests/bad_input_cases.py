@@ -236,6 +236,7 @@ FOLDERS = [
     light("nothing trained", "evaluate small.yaml", "runs/small", "use compare or train first", lambda p: p.started()),
     light("nothing there", "evaluate small.yaml", "runs/small", "use compare or train first"),
     light("adapter of no model", "evaluate --adapter here", "--model", "--adapter"),
+    light("kernels of an experiment", "evaluate small.yaml --sparse-kernels", "--sparse-kernels", "evaluate --model"),
     light("no adapter", "evaluate --model m --data x data.task=instruction --adapter .", "--adapter", "peft"),
     light("no data", "evaluate --model m", "data", "add it"),
     light("arms for one model", "evaluate quickstart --model m", "arms", "use compare"),

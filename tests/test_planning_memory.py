@@ -51,6 +51,29 @@ def test_weights_are_counted_as_transformers_and_peft_have_them(kind, tied):
         )
 
 
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "mlp.down_proj"]])
+@pytest.mark.parametrize("kind", ["lora", "qlora"])
+def test_the_mask_that_keeps_zeros_is_counted_as_a_live_model_holds_it_whole_on_every_rank(kind, targets):
+    from peft import get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from lora_dist.models.adapters import lora_config
+
+    config = LlamaConfig(
+        **SMALL | {"hidden_size": 36, "intermediate_size": 84, "head_dim": 8}
+    )  # rows end within a byte
+    plain, keeps = (MethodSection(kind=kind, targets=targets, preserve_sparsity=keeps) for keeps in (False, True))
+    model = get_peft_model(LlamaForCausalLM(config), lora_config(keeps))
+    held = [module.kept_bits for module in model.modules() if hasattr(module, "kept_bits")]
+    assert len(held) == 3 * (7 if targets == "all-linear" else 2)
+    mask = sum(bits.numel() * bits.element_size() for bits in held)
+    shape = shape_of(config.to_dict())
+    for strategy in ("plain", "ddp", "zero3"):
+        before, after = (estimate(shape, Setting(method, strategy, 4)) for method in (plain, keeps))
+        assert after.adapters - before.adapters == mask, strategy
+        assert replace(after, adapters=0, overhead=0) == replace(before, adapters=0, overhead=0)
+
+
 def test_known_sizes():
     assert shape_of(LLAMA_1B).parameters == 1_235_814_400
     assert shape_of(LLAMA_8B).parameters == 8_030_261_248

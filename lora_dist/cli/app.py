@@ -5,29 +5,19 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from lora_dist.assets import user_path
 from lora_dist.cli.arguments import Words, experiment_of
+from lora_dist.cli.evaluate import evaluate
 from lora_dist.cli.exits import Commands, run_to_exit
 from lora_dist.cli.jobs import Folder, cancel, is_for_cluster, prepare_comparison, retry, submit_jobs, submit_one
-from lora_dist.cli.output import (
-    finish,
-    print_comparison,
-    print_failure,
-    print_runs,
-    print_to_do,
-    stdout,
-)
+from lora_dist.cli.output import finish, print_comparison, print_runs, show_result, stdout
 from lora_dist.cli.prefetch import prefetch
 from lora_dist.cli.recipes import recipes_app
-from lora_dist.errors import Interrupted, RunsFailed, UserError
-
-if TYPE_CHECKING:
-    from lora_dist.verbs.compare import ComparisonResult
-    from lora_dist.verbs.status import Look
+from lora_dist.errors import RunsFailed, UserError
 
 app = typer.Typer(
     name="lora-dist",
@@ -73,7 +63,7 @@ def compare(
         if look is not None:
             from lora_dist.verbs.compare import result_of
 
-            _show(result_of(experiment), look)
+            show_result(result_of(experiment), look)
         return
     if dry_run:
         from lora_dist.verbs.preview import free_bytes, preview
@@ -85,7 +75,7 @@ def compare(
 
     with ProgressView() as view:
         result = do_compare(experiment, listener=view)
-    _show(result)
+    show_result(result)
 
 
 @app.command()
@@ -166,37 +156,7 @@ def give_back(
     raise typer.Exit(code)
 
 
-@app.command()
-def evaluate(
-    words: Words = None,
-    model: Annotated[str | None, typer.Option(help="Measure this model (folder, hub id) instead.")] = None,
-    adapter: Annotated[Path | None, typer.Option(help="An adapter's folder, put on the model.")] = None,
-    data: Annotated[str | None, typer.Option(help="Data for --model: a file, folder, hub id or builtin:NAME.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON (with --model).")] = False,
-) -> None:
-    """Measure an experiment's runs again, or any model: --model DIR --data FILE data.task=instruction ..."""
-    if model is None:
-        if adapter is not None or data is not None or as_json:
-            raise UserError(key="--model", problem="is missing", fix="--adapter, --data and --json go with --model")
-        experiment = experiment_of(words)
-        from lora_dist.cli.progress import ProgressView
-        from lora_dist.verbs.evaluate import evaluate as do_evaluate
-
-        with ProgressView() as view:
-            result = do_evaluate(experiment, listener=view)
-        _show(result)
-        return
-    from lora_dist.cli.output import print_record
-    from lora_dist.cli.progress import StageView
-    from lora_dist.verbs.evaluate import evaluate_model
-
-    experiment = experiment_of(words, model=model, data=data)
-    with StageView() as view:
-        record = evaluate_model(experiment, adapter=adapter, progress=view)
-    if as_json:
-        stdout.print(record.model_dump_json(indent=2), soft_wrap=True, highlight=False, markup=False)
-    else:
-        print_record(record)
+app.command()(evaluate)
 
 
 @app.command()
@@ -269,22 +229,6 @@ def schema() -> None:
     from lora_dist.config.schema import experiment_schema
 
     stdout.print(json.dumps(experiment_schema(), indent=2), highlight=False, markup=False, soft_wrap=True)
-
-
-def _show(result: ComparisonResult, look: Look | None = None) -> None:
-    """The table, the files, and what failed; `look` is the last one at the jobs of a cluster."""
-    print_comparison(result.report)
-    if result.failures:
-        if look is not None:
-            print_to_do(look)
-        else:
-            for failure in result.failures:
-                print_failure(failure)
-        outcomes = {failure.outcome for failure in result.failures}
-        alone = {"refused": UserError.exit_code, "interrupted": Interrupted.exit_code}
-        raise typer.Exit(
-            alone.get(outcomes.pop(), RunsFailed.exit_code) if len(outcomes) == 1 else RunsFailed.exit_code
-        )
 
 
 def main() -> None:

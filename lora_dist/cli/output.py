@@ -8,15 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console, RenderableType
 
-from lora_dist.errors import UserError
+from lora_dist.errors import Interrupted, RunsFailed, UserError
 
 if TYPE_CHECKING:
     from lora_dist.reporting.write import Report
-    from lora_dist.store.record import Record
+    from lora_dist.store.record import Record, SparseKernels
     from lora_dist.verbs.clean import Cleaned
-    from lora_dist.verbs.compare import Failure
+    from lora_dist.verbs.compare import ComparisonResult, Failure
     from lora_dist.verbs.preview import Preview
     from lora_dist.verbs.status import Look
 
@@ -65,6 +66,26 @@ def print_comparison(report: Report) -> None:
     finish(files, f"lora-dist status {folder}")
 
 
+def show_result(result: ComparisonResult, look: Look | None = None) -> None:
+    """The table, the files, and what failed; `look` is the last one at the jobs of a cluster.
+
+    Raises:
+        typer.Exit: runs failed; with the code of what became of all of them, where it is one.
+    """
+    print_comparison(result.report)
+    if result.failures:
+        if look is not None:
+            print_to_do(look)
+        else:
+            for failure in result.failures:
+                print_failure(failure)
+        outcomes = {failure.outcome for failure in result.failures}
+        alone = {"refused": UserError.exit_code, "interrupted": Interrupted.exit_code}
+        raise typer.Exit(
+            alone.get(outcomes.pop(), RunsFailed.exit_code) if len(outcomes) == 1 else RunsFailed.exit_code
+        )
+
+
 def print_record(record: Record) -> None:
     """A measured model in a few lines."""
     for split, scores in record.evaluate.items():
@@ -76,6 +97,28 @@ def print_record(record: Record) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    if record.sparse_kernels is not None:
+        print_kernels(record.sparse_kernels)
+
+
+def print_kernels(kernels: SparseKernels) -> None:
+    """What 2:4 kernels did, or in one line why they did nothing."""
+    if not kernels.converted:
+        stdout.print(f"sparse kernels: not used: {kernels.reason}", markup=False, highlight=False, soft_wrap=True)
+        return
+    dense, sparse = kernels.dense_tokens_per_second, kernels.sparse_tokens_per_second
+    lines = [
+        f"sparse kernels: {sparse:,.0f} tokens/s beside {dense:,.0f} dense, {sparse / dense:.2f} times "
+        f"({kernels.kernel}, {kernels.converted} of {kernels.linears} linears; scoring {kernels.tokens:,} tokens, "
+        f"medians of {kernels.repetitions} in turns)",
+        f"sparse kernels: checked: layers within {kernels.layer_error:.1e} of float32 "
+        f"({kernels.layer_tolerance:.1e} is allowed), mean NLL {kernels.nll_difference:+.1e} "
+        f"({kernels.nll_tolerance:.1e} is allowed)",
+    ]
+    if kernels.reason:
+        lines.append(f"sparse kernels: dense stay {kernels.reason}")
+    for line in lines:
+        stdout.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_runs(previews: Sequence[Preview], free_bytes: int) -> None:

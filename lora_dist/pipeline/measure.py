@@ -21,6 +21,7 @@ from lora_dist.data.text_bytes import TextBytes
 from lora_dist.data.tokens import NOT_SCORED, TokenRows, TokenSet
 from lora_dist.errors import ModelError
 from lora_dist.evaluation.generate import generate_samples, prompts_of
+from lora_dist.evaluation.kernel_speed import measure_sparse_kernels
 from lora_dist.evaluation.perplexity import RowScores, bits_per_byte, explain_worse_than_uniform, score_rows
 from lora_dist.evaluation.scores import write_scores
 from lora_dist.evaluation.statistics import perplexity_interval
@@ -36,7 +37,7 @@ from lora_dist.store.atomic import make_folder, write_json, write_text
 from lora_dist.store.environment import capture_environment
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.histories import history_of
-from lora_dist.store.record import DataPart, Generation, ModelPart, Record, TrainPart
+from lora_dist.store.record import DataPart, Generation, ModelPart, Record, SparseKernels, TrainPart
 from lora_dist.team import Team
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def measure_run(
     seconds_before: float,
     devices: int | None = None,
     adapter: Path | None = None,
+    sparse_kernels: bool = False,
 ) -> Record:
     """Score every split, generate the samples, and write the scores, the predictions and, last, the record.
 
@@ -76,12 +78,14 @@ def measure_run(
         seconds_before: wall-clock seconds of this attempt before this stage.
         devices: how many the run holds; the ranks' number unless given.
         adapter: put on a base that is measured with it; a trained run brings its own.
+        sparse_kernels: score the test once more with 2:4 kernels, where there are any.
     Raises:
-        ModelError: the base is worse than uniform guessing, which is a mistake of measurement.
+        ModelError: 2:4 kernels compute something else than dense ones; or the base is worse than uniform
+            guessing, which is a mistake of measurement.
     """
     started = time.perf_counter()
     forms = Forms(run, folder, tokens.rows(SPLIT), team, progress) if wants_forms(run) else None
-    live = _measure_live(run, folder, tokens, tokenizer, team, progress, adapter, forms)
+    live = _measure_live(run, folder, tokens, tokenizer, team, progress, adapter, forms, sparse_kernels)
     if forms is not None:
         release_memory()
         forms.measure_merged(tokenizer)
@@ -115,6 +119,7 @@ def _measure_live(
     progress: Progress,
     adapter: Path | None,
     forms: Forms | None,
+    sparse_kernels: bool,
 ) -> dict[str, Any]:
     """The parts of the record that the model in memory tells; it is gone when this returns."""
     progress("evaluate", 0, 0, "loading the model")
@@ -129,8 +134,14 @@ def _measure_live(
     model_part, train_part = _trained_parts(run, folder, model)
     if forms is not None:
         forms.measure_trained(model)
-    parts = {"model": model_part, "train": train_part, "prune": prune}
+    kernels = _measure_kernels(run, tokens, model, progress) if sparse_kernels else None
+    parts = {"model": model_part, "train": train_part, "prune": prune, "sparse_kernels": kernels}
     return parts | {"evaluate": evaluate, "generation": generation}
+
+
+def _measure_kernels(run: Run, tokens: TokenSet, model: PreTrainedModel, progress: Progress) -> SparseKernels:
+    progress("evaluate", 0, 0, "scoring with 2:4 kernels")
+    return measure_sparse_kernels(model, tokens.rows("test"), batch_size=run.evaluate.batch_size)
 
 
 def _write(folder: RunFolder, record: Record) -> None:

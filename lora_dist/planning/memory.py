@@ -55,6 +55,7 @@ class Bytes:
 
     weights: int
     adapters: int
+    """LoRA's weights, and the mask that keeps a pruned base's zeros."""
     gradients: int
     optimizer: int
     activations: int
@@ -94,7 +95,7 @@ def estimate(shape: ModelShape, setting: Setting) -> Bytes:
     weights = 0 if setting.offload and setting.stage == 3 else shared(weights, 3)
     terms = {
         "weights": weights,
-        "adapters": shared(trained_bytes, 3) if adapted else 0,
+        "adapters": shared(trained_bytes, 3) + _mask(shape, setting.method) if adapted else 0,
         "gradients": shared(trained * (2 if halved else 4), 2),
         "optimizer": optimizer,
         "activations": _activations(shape, setting),
@@ -103,6 +104,11 @@ def estimate(shape: ModelShape, setting: Setting) -> Bytes:
     }
     overhead = CONTEXT_BYTES + int(FRAGMENTATION * sum(terms.values())) if setting.on_gpu else CONTEXT_BYTES
     return Bytes(**terms, overhead=overhead)
+
+
+def _mask(shape: ModelShape, method: MethodSection) -> int:
+    """Bytes of the mask that keeps the zeros under adapters: no parameter, so that no stage of ZeRO shares it out."""
+    return shape.mask_bytes(method.targets) if method.preserve_sparsity else 0
 
 
 def _frozen(shape: ModelShape, setting: Setting, trained: int) -> int:

@@ -49,6 +49,36 @@ class ModelPart(_Part):
     quantization: Quantization | None = None
 
 
+class SparseKernels(_Part):
+    """A GPU's 2:4 kernels beside dense ones (`evaluate --sparse-kernels`), on one device in one process. The figures in
+    `evaluate` are those of dense ones."""
+
+    linears: int
+    """Linears of the model, but for its head."""
+    two_in_four: int
+    """Those of them with at most 2 weights in every 4 neighbouring inputs."""
+    converted: int
+    """Those that the kernels did."""
+    reason: str | None = None
+    """Why not more; null where all that are 2:4 were converted. Without any there are no figures below."""
+    kernel: str | None = None
+    """cusparselt or cutlass."""
+    tokens: int | None = None
+    """In the test rows that were scored in each pass."""
+    repetitions: int | None = None
+    """Passes of each side, in turns, after one to warm up."""
+    dense_tokens_per_second: float | None = None
+    """Scoring; median of the passes."""
+    sparse_tokens_per_second: float | None = None
+    layer_error: float | None = None
+    """Largest error of an output of a converted linear on these rows, relative to its product in float32."""
+    layer_tolerance: float | None = None
+    """The most that is let through, which goes with the dtype."""
+    nll_difference: float | None = None
+    """Mean NLL (nats per token) with these kernels less that without."""
+    nll_tolerance: float | None = None
+
+
 class DataPart(_Part):
     """The tokens that were trained and scored."""
 
@@ -193,6 +223,8 @@ class Record(_Part):
     merging_problem: str | None = None
     """Why merged forms are missing, where they were to be measured."""
     generation: Generation | None = None
+    sparse_kernels: SparseKernels | None = None
+    """null where nobody asked."""
     environment: dict[str, Any]
     attempts: int = Field(ge=1)
     device_seconds: float

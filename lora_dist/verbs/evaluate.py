@@ -53,12 +53,20 @@ def evaluate(experiment: Experiment, *, listener: Listener | None = None) -> Com
     return result_in(runs, folder)
 
 
-def evaluate_model(experiment: Experiment, *, adapter: Path | None = None, progress: Progress | None = None) -> Record:
+def evaluate_model(
+    experiment: Experiment,
+    *,
+    adapter: Path | None = None,
+    sparse_kernels: bool = False,
+    progress: Progress | None = None,
+) -> Record:
     """Measure any model folder (with an adapter on it, if given) on the data of `experiment`; nothing is kept.
 
+    Args:
+        sparse_kernels: also score with the device's 2:4 kernels; the record says what came of it, or why nothing did.
     Raises:
         ConfigError: the experiment has arms.
-        ModelError: `adapter` is not an adapter's folder.
+        ModelError: `adapter` is not an adapter's folder, or 2:4 kernels compute something else than dense ones.
         UserError: something else that the user can mend.
     """
     if experiment.arms:
@@ -82,4 +90,14 @@ def evaluate_model(experiment: Experiment, *, adapter: Path | None = None, progr
         run_folder = folder.run(run.id)
         run_folder.create(run.model_dump(mode="json"))
         tokenizer = preflight.tokenizer_of(run)
-        return measure_run(run, run_folder, tokens, tokenizer, Team(), show, seconds_before=0.0, adapter=adapter)
+        return measure_run(
+            run,
+            run_folder,
+            tokens,
+            tokenizer,
+            Team(),
+            show,
+            seconds_before=0.0,
+            adapter=adapter,
+            sparse_kernels=sparse_kernels,
+        )
