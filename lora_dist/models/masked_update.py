@@ -32,8 +32,11 @@ def masked_update(x_TC: Tensor, a_KC: Tensor, b_RK: Tensor, bits: Tensor, scalin
 
 def masked_weights(a_KC: Tensor, b_RK: Tensor, bits: Tensor, scaling: float) -> Tensor:
     """The update itself [R, C], in the dtype of A and B: what a merge adds."""
-    delta_RC = (b_RK @ a_KC) * scaling
-    return delta_RC.masked_fill_(~unpack_bits(bits, a_KC.shape[1]), 0)
+    return _update(a_KC, b_RK, unpack_bits(bits, a_KC.shape[1]), scaling)
+
+
+def _update(a_KC: Tensor, b_RK: Tensor, keep_RC: Tensor, scaling: float) -> Tensor:
+    return ((b_RK * scaling) @ a_KC).mul_(keep_RC)  # masked_fill_ takes four times as long (2 cores, 2026-11)
 
 
 class _MaskedUpdate(torch.autograd.Function):
@@ -59,14 +62,13 @@ class _MaskedUpdate(torch.autograd.Function):
             gx_TC = torch.zeros_like(x_TC) if wants_x else None
             ga_KC, gb_RK = torch.zeros_like(a_KC), torch.zeros_like(b_RK)
             for rows in _chunks(b_RK, a_KC):
+                keep_rC = unpack_bits(ctx.bits[rows], a_KC.shape[1])
                 if gx_TC is not None:
-                    delta_rC = masked_weights(a_KC, b_RK[rows], ctx.bits[rows], ctx.scaling)
-                    gx_TC.addmm_(g_TR[:, rows], delta_rC.to(ctx.dtype))
+                    gx_TC.addmm_(g_TR[:, rows], _update(a_KC, b_RK[rows], keep_rC, ctx.scaling).to(ctx.dtype))
                 if wants_a or wants_b:
-                    g_rC = (g_TR[:, rows].T @ x_TC).to(a_KC.dtype).mul_(ctx.scaling)
-                    g_rC.masked_fill_(~unpack_bits(ctx.bits[rows], a_KC.shape[1]), 0)
-                    gb_RK[rows] = g_rC @ a_KC.T
-                    ga_KC.addmm_(b_RK[rows].T, g_rC)
+                    g_rC = (g_TR[:, rows].T @ x_TC).to(a_KC.dtype).mul_(keep_rC)
+                    gb_RK[rows] = g_rC @ (a_KC.T * ctx.scaling)
+                    ga_KC.addmm_(b_RK[rows].T, g_rC, alpha=ctx.scaling)
         gx = gx_TC.view(x.shape).to(x.dtype) if gx_TC is not None else None
         return gx, ga_KC if wants_a else None, gb_RK if wants_b else None, None, None
 
