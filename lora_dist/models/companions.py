@@ -35,7 +35,7 @@ def companions(
 
 
 def _with_dtype(config: bytes, dtype: torch.dtype) -> bytes:
-    """transformers calls it `dtype` since version 5, and reads `torch_dtype` still; a part such as text_config has one."""
+    """transformers says `dtype` since version 5, and reads `torch_dtype` still; text_config has its own."""
     name = str(dtype).removeprefix("torch.")
     document = json.loads(config)
     for part in document.values():

@@ -86,6 +86,10 @@ class Merge:
         """Bytes of the result."""
         return sum(map(self._bytes_of, self._stored.tensors))
 
+    def dtypes(self) -> set[torch.dtype]:
+        """Of the merged linears."""
+        return {self._dtype_of(name) for name in self._linears}
+
     def write(self, folder: Path, progress: Progress, device: torch.device | None = None) -> MergedWeights:
         """Write the merged weights into `folder`: model.safetensors, or shards and their index.
 
@@ -110,11 +114,10 @@ class Merge:
         if len(shards) > 1:
             _write_index(folder, shards, self.bytes())
         progress(done, done, "merged")
-        dtypes = {self._dtype_of(name) for name in self._linears}
         return MergedWeights(
             linears=len(self._linears),
             kept_zeros=self.keeps_zeros,
-            dtype=", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)),
+            dtype=", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in self.dtypes())),
             **vars(counts),
         )
 
