@@ -139,5 +139,7 @@ def _summary(document: dict[str, Any]) -> str:
 
 def _next_command(result: MergeResult, data: str | None) -> str:
     told = result.document["adapters"][0]["provenance"] or {}
+    known = data or told.get("data")
+    data = shlex.quote(known) if isinstance(known, str) else "DATA"
     task = told.get("task", "TASK")
-    return f"lora-dist evaluate --model {shlex.quote(str(result.folder))} --data {data or 'DATA'} data.task={task}"
+    return f"lora-dist evaluate --model {shlex.quote(str(result.folder))} --data {data} data.task={task}"

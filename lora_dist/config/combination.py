@@ -62,6 +62,10 @@ class Combination:
         """Whether factors are added to factors."""
         return self.method == "linear"
 
+    def sees_whole_updates(self) -> bool:
+        """Whether what becomes of a weight depends on others of its linear."""
+        return self.method in ("ties", "dare")
+
     def described(self) -> dict[str, object]:
         """The settings that this method uses."""
         own = {"ties": ("density",), "dare": ("density", "seed")}.get(self.method, ())

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -45,6 +45,10 @@ class Factors:
     def shape(self) -> tuple[int, int]:
         """[outputs, inputs]."""
         return len(self.b), self.a.shape[1]
+
+    def of_outputs(self, rows: slice) -> Factors:
+        """Those of some outputs alone."""
+        return replace(self, b=self.b[rows], magnitude=None if self.magnitude is None else self.magnitude[rows])
 
 
 def read_factors(adapter: AdapterFolder) -> dict[str, Factors]:

@@ -1,7 +1,8 @@
 """Adapters merged into the weights of their base, tensor by tensor from disk to disk.
 
-What is in memory: one shard of the result, the factors, and the tensor at hand with its update in float32. So a model
-larger than the memory is merged, and one of 4-bit training goes into the 16-bit weights, never into rounded ones.
+What is in memory: one shard of the result, the factors, and the tensor at hand (`ties` and `dare`: with the updates of
+all adapters for it, in float32). So a model larger than the memory is merged, and one of 4-bit training goes into the
+16-bit weights, never into rounded ones.
 """
 
 # Dims: R outputs, C inputs of a linear; the weight of GPT-2's Conv1D is stored [C, R].
@@ -23,7 +24,7 @@ from lora_dist.config.sections import ModelSection
 from lora_dist.errors import ModelError
 from lora_dist.models.adapter_folder import AdapterFolder
 from lora_dist.models.combining import combined_update
-from lora_dist.models.factors import read_factors
+from lora_dist.models.factors import Factors, read_factors
 from lora_dist.models.mergeable import refuse_unmergeable
 from lora_dist.models.stored import StoredWeights
 from lora_dist.models.targets import FLOATS, find_targets
@@ -31,6 +32,8 @@ from lora_dist.store.atomic import sync_file, write_json
 
 _MOST_SHARD, _LEAST_SHARD, _SHARDS = 5 * 10**9, 256 * 2**20, 8
 """Bytes of a file of the result: an eighth of the model, within these bounds."""
+_CHUNK_WEIGHTS = 2**20
+"""Updates are formed and added for so many weights at a time: 4 MiB in float32."""
 Progress = Callable[[int, int, str], None]
 
 
@@ -132,23 +135,33 @@ class Merge:
         """One tensor of the result: the sum is rounded once."""
         target = self._linears.get(name)
         if target is None:
-            return self._finite(name, self._stored.read(name, dtype=self._dtype_of(name)))
+            own, dtype = self._stored.dtype_of(name), self._dtype_of(name)
+            tensor = self._stored.read(name, dtype=dtype)
+            return tensor if own == dtype else self._finite(name, tensor)
         base = self._stored.read(name, device=device)
-        base_RC = base.T if target.is_turned else base
-        was_zero_RC = base_RC == 0
+        merged = torch.empty_like(base, dtype=self._dtype_of(name))
+        base_RC, merged_RC = (base.T, merged.T) if target.is_turned else (base, merged)
         parts = [factors.get(target.module) for factors in self._factors]
-        keep_RC = ~was_zero_RC if self.keeps_zeros else None
-        update_RC = combined_update(parts, self.combination, target.module, keep_RC, device)
-        merged_RC = update_RC.add_(base_RC) if base.dtype != torch.float64 else update_RC.double() + base_RC
+        rows = len(base_RC) if self.combination.sees_whole_updates() else max(1, _CHUNK_WEIGHTS // base_RC.shape[1])
+        for start in range(0, len(base_RC), rows):
+            chunk = slice(start, start + rows)
+            own = [part and part.of_outputs(chunk) for part in parts]
+            merged_RC[chunk] = self._sum(target.module, base_RC[chunk], own, device)
+            counts.add(base_RC[chunk] == 0, merged_RC[chunk] == 0)
+        return self._finite(name, merged.cpu())
+
+    def _sum(self, module: str, base_RC: Tensor, parts: Sequence[Factors | None], device: torch.device) -> Tensor:
+        """Some rows of a linear's weight with their update, not rounded yet."""
+        keep_RC = base_RC != 0 if self.keeps_zeros else None
+        update_RC = combined_update(parts, self.combination, module, keep_RC, device)
+        sum_RC = update_RC.add_(base_RC) if base_RC.dtype != torch.float64 else update_RC.double() + base_RC
         magnitude_R = parts[0].magnitude if parts[0] else None
         if magnitude_R is not None:
-            _scale_rows(merged_RC, magnitude_R.to(device))
-        merged_RC = merged_RC.to(self._dtype_of(name))
-        counts.add(was_zero_RC, merged_RC == 0)
-        return self._finite(name, (merged_RC.T if target.is_turned else merged_RC).contiguous().cpu())
+            _scale_rows(sum_RC, magnitude_R.to(device))
+        return sum_RC
 
     def _finite(self, name: str, tensor: Tensor) -> Tensor:
-        if not tensor.dtype.is_floating_point or tensor.dtype not in FLOATS or torch.isfinite(tensor).all():
+        if tensor.dtype not in FLOATS or not tensor.numel() or all(map(torch.isfinite, tensor.aminmax())):
             return tensor
         dtype = str(tensor.dtype).removeprefix("torch.")
         raise ModelError(

@@ -33,7 +33,7 @@ def model_card(document: Mapping[str, Any], *, command: str, experiment: str | N
         _adapters(document["adapters"]),
         _scores(document),
         _zeros(document),
-        _how_to_make_it(command, experiment),
+        _how_to_make_it(document, command, experiment),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -141,11 +141,12 @@ def _zeros(document: Mapping[str, Any]) -> str:
     return f"## Zeros\n\n{share}; in the base {merged['zeros_before']:,} are ({kept}), here {merged['zeros_after']:,}."
 
 
-def _how_to_make_it(command: str, experiment: str | None) -> str:
+def _how_to_make_it(document: Mapping[str, Any], command: str, experiment: str | None) -> str:
     parts = ["## How to make it again", ""]
-    if experiment is not None:
-        parts += ["The adapter was trained by `lora-dist compare` on this experiment:", "", "```yaml"]
-        parts += [experiment.strip(), "```", "", "and merged by"]
-    else:
-        parts += ["With the adapters at hand, under the names above:"]
+    told = document["adapters"][0]["provenance"]
+    if experiment is not None and told is not None:
+        which = f"`{document['adapters'][0]['name']}` ({told['label']})"
+        parts += [f"{which} is a run of this experiment (`lora-dist compare`):", "", "```yaml"]
+        parts += [experiment.strip(), "```", ""]
+    parts += [f"With lora_dist {document['lora_dist']}, and the adapters under the names above:"]
     return "\n".join([*parts, "", "```sh", command, "```"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lora_dist
-from lora_dist.config.loading import read_yaml
+from lora_dist.config.loading import load_experiment
 from lora_dist.errors import UserError
 from lora_dist.reporting.model_card import data_name, is_hub_id, model_card
 from lora_dist.store.folders import RunFolder, dump_yaml
@@ -185,14 +185,14 @@ def _notes(adapters: list[dict[str, Any]], merged: MergedWeights) -> list[str]:
 
 
 def _experiment(run_folder: RunFolder | None) -> str | None:
-    """The experiment file of a run, without what is this machine's; None where it is not there any more."""
+    """The experiment file of a run, without defaults and this machine's own; None where it is not there any more."""
     if run_folder is None or not run_folder.experiment.experiment.is_file():
         return None
     try:
-        document = read_yaml(run_folder.experiment.experiment)
+        experiment = load_experiment(run_folder.experiment.experiment)
     except UserError:
         return None
-    kept = {name: value for name, value in document.items() if name not in _NOT_FOR_OTHERS}
+    kept = experiment.model_dump(mode="json", exclude_defaults=True, exclude=set(_NOT_FOR_OTHERS))
     return dump_yaml(_without_tokens(kept))
 
 
