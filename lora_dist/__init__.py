@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lora_dist.verbs.clean import clean
     from lora_dist.verbs.compare import compare
     from lora_dist.verbs.evaluate import evaluate, evaluate_model
+    from lora_dist.verbs.merge import MergeRequest, MergeResult, merge_adapters
     from lora_dist.verbs.plan import plan
     from lora_dist.verbs.prefetch import prefetch
     from lora_dist.verbs.prune import prune
@@ -32,6 +33,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Experiment": "lora_dist.config.experiment",
     "LoraDistError": "lora_dist.errors",
+    "MergeRequest": "lora_dist.verbs.merge",
+    "MergeResult": "lora_dist.verbs.merge",
     "Record": "lora_dist.store.record",
     "Run": "lora_dist.config.experiment",
     "UserError": "lora_dist.errors",
@@ -41,6 +44,7 @@ _HOMES = {
     "evaluate": "lora_dist.verbs.evaluate",
     "evaluate_model": "lora_dist.verbs.evaluate",
     "load_experiment": "lora_dist.config.loading",
+    "merge_adapters": "lora_dist.verbs.merge",
     "plan": "lora_dist.verbs.plan",
     "prefetch": "lora_dist.verbs.prefetch",
     "prune": "lora_dist.verbs.prune",
@@ -54,6 +58,8 @@ _HOMES = {
 __all__ = [
     "Experiment",
     "LoraDistError",
+    "MergeRequest",
+    "MergeResult",
     "Record",
     "Run",
     "UserError",
@@ -63,6 +69,7 @@ __all__ = [
     "evaluate",
     "evaluate_model",
     "load_experiment",
+    "merge_adapters",
     "plan",
     "prefetch",
     "prune",

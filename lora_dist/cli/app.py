@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lora_dist.assets import user_path
+from lora_dist.cli.adapter import adapter_app
 from lora_dist.cli.arguments import Words, experiment_of
 from lora_dist.cli.evaluate import evaluate
 from lora_dist.cli.exits import Commands, run_to_exit
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(adapter_app, name="adapter")
 app.add_typer(recipes_app, name="recipes")
 
 

@@ -35,7 +35,7 @@ def experiment_of(
     Raises:
         UserError: something the user can mend, such as no experiment at all.
     """
-    from lora_dist.config.loading import load_experiment
+    from lora_dist.config.loading import data_override, load_experiment
     from lora_dist.errors import ConfigError
 
     words = list(words or [])
@@ -44,9 +44,7 @@ def experiment_of(
     if model is not None:
         overrides = [f"model.path={json.dumps(model)}", "method.kind=base", "evaluate.splits=[test]", *overrides]
     if data is not None:
-        is_file = Path(data).is_file()  # all of it is to be scored: it is the test split
-        value = {"train": data, "test": data} if is_file else data
-        overrides = [f"data.path={json.dumps(value)}", *overrides]
+        overrides = [data_override(data), *overrides]
     if launcher is not None:
         overrides = [*overrides, f"launch.launcher={launcher}"]
     if gpus_per_run is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +78,12 @@ def load_experiment(source: str | Path | None = None, overrides: Sequence[str] =
     if problems:
         raise Refused(problems)
     return experiment
+
+
+def data_override(data: str) -> str:
+    """The override by which one model is measured on `data`: all of a file is to be scored, so it is the test split."""
+    value = {"train": data, "test": data} if Path(data).is_file() else data
+    return f"data.path={json.dumps(value, ensure_ascii=False)}"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

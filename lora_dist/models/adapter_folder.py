@@ -133,13 +133,20 @@ def base_of(adapter: AdapterFolder) -> ModelSection:
         if not folder.is_dir():
             raise _say_base(adapter, f"was trained on the pruned model in {folder}, which is not there")
         return ModelSection(path=str(folder))
-    path, revision = (told.base.path, told.base.revision) if told else (adapter.config.base_model_name_or_path, None)
-    if not path:
+    path, revision = (told.base.path, told.base.revision) if told else _named_by_peft(adapter.config)
+    if not isinstance(path, str) or not path:
         raise _say_base(adapter, "does not say on which model it was trained")
     is_known = _HUB_ID.fullmatch(path) or path.startswith(BUILTIN) or (adapter.is_local and user_path(path).is_dir())
     if not is_known:
         raise _say_base(adapter, f"was trained on '{path}', which is not there")
     return ModelSection(path=path, revision=revision)
+
+
+def _named_by_peft(config: LoraConfig) -> tuple[str | None, str | None]:
+    """The base and its revision, which a local folder has none of."""
+    path = config.base_model_name_or_path
+    is_folder = isinstance(path, str) and user_path(path).is_dir()
+    return path, None if is_folder else config.revision
 
 
 def _say_base(adapter: AdapterFolder, problem: str) -> ModelError:

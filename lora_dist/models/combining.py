@@ -8,58 +8,13 @@ import hashlib
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from peft.utils import merge_utils
 from torch import Tensor
 
-from lora_dist.errors import ConfigError
+from lora_dist.config.combination import Combination
 from lora_dist.models.factors import Factors
-
-Method = Literal["linear", "weighted", "ties", "dare"]
-METHODS: tuple[str, ...] = get_args(Method)
-
-
-@dataclass(frozen=True)
-class Combination:
-    """How several adapters become one."""
-
-    method: Method = "linear"
-    """linear: A and B are added up, each weighted by the square root (peft's `linear`; equal ranks; an approximation
-    for more than one). weighted: what each adds to the weight, added up (exact; peft's `cat`). ties: each one's largest
-    values, where most agree on the sign (Yadav et al. 2023, arXiv 2306.01708). dare: a random part of each, scaled up
-    (Yu et al. 2024, arXiv 2311.03099)."""
-    weights: tuple[float, ...] = (1.0,)
-    """Of each adapter."""
-    density: float = 0.5
-    """ties, dare: the share of each update that is kept."""
-    seed: int = 0
-    """dare: of the random part."""
-
-    def check(self, adapters: int) -> None:
-        """Make sure that this can be done to so many adapters.
-
-        Raises:
-            ConfigError: an option is not one, or does not fit.
-        """
-        if self.method not in METHODS:
-            raise ConfigError(key="--method", problem=f"'{self.method}' is none", fix=f"use {', '.join(METHODS)}")
-        if len(self.weights) != adapters:
-            raise ConfigError(
-                key="--weights",
-                problem=f"{len(self.weights)} weights for {adapters} adapters",
-                fix="give one for each, in their order, such as 0.7,0.3",
-            )
-        if not all(map(math.isfinite, self.weights)):
-            raise ConfigError(key="--weights", problem="not all are finite", fix="give numbers")
-        if not 0 < self.density <= 1:
-            raise ConfigError(key="--density", problem=f"{self.density:g} is no share", fix="use above 0, to 1")
-
-    def needs_equal_ranks(self) -> bool:
-        """Whether factors are added to factors."""
-        return self.method == "linear"
 
 
 def combined_update(
@@ -73,7 +28,7 @@ def combined_update(
         keep_RC: where the base is not zero, if its zeros are to be kept: nothing else of an update counts.
     """
     pairs = [(part, weight) for part, weight in zip(factors, combination.weights, strict=True) if part is not None]
-    parts = [Factors(part.a.to(device), part.b.to(device), part.scaling) for part, _ in pairs]
+    parts = [Factors(_float(part.a, device), _float(part.b, device), part.scaling) for part, _ in pairs]
     weights = [weight for _, weight in pairs]
     if combination.method == "linear":
         return _masked(_by_factors(parts, weights), keep_RC)
@@ -85,7 +40,7 @@ def combined_update(
     updates = [_masked((part.b @ part.a).mul_(part.scaling), keep_RC) for part in parts]
     weights_N = torch.tensor(weights, device=device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), warnings.catch_warnings(action="ignore"):
-        # peft warns of a density of 1, which keeps all
+        # peft (0.21) warns of a density of 1, which keeps all
         torch.manual_seed(_seed_of(combination.seed, name))
         combine = merge_utils.ties if combination.method == "ties" else merge_utils.dare_linear
         return combine(updates, weights_N, combination.density)
@@ -99,6 +54,10 @@ def _by_factors(parts: Sequence[Factors], weights: Sequence[float]) -> Tensor:
     a_KC = sum(part.a * math.copysign(math.sqrt(abs(scale)), scale) for part, scale in zip(parts, scales, strict=True))
     b_RK = sum(part.b * math.sqrt(abs(scale)) for part, scale in zip(parts, scales, strict=True))
     return b_RK @ a_KC
+
+
+def _float(factor: Tensor, device: torch.device) -> Tensor:
+    return factor.to(device, torch.float32)
 
 
 def _masked(update_RC: Tensor, keep_RC: Tensor | None) -> Tensor:

@@ -35,7 +35,12 @@ def companions(
 
 
 def _with_dtype(config: bytes, dtype: torch.dtype) -> bytes:
-    """transformers calls it `dtype` since version 5, and reads `torch_dtype` still."""
+    """transformers says `dtype` since version 5, and reads `torch_dtype` still; text_config has its own."""
+    name = str(dtype).removeprefix("torch.")
     document = json.loads(config)
+    for part in document.values():
+        if isinstance(part, dict) and part.keys() & {"dtype", "torch_dtype"}:
+            part.pop("torch_dtype", None)
+            part["dtype"] = name
     document.pop("torch_dtype", None)
-    return json.dumps(document | {"dtype": str(dtype).removeprefix("torch.")}, indent=2).encode() + b"\n"
+    return json.dumps(document | {"dtype": name}, indent=2).encode() + b"\n"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -46,9 +46,13 @@ class Factors:
         """[outputs, inputs]."""
         return len(self.b), self.a.shape[1]
 
+    def of_outputs(self, rows: slice) -> Factors:
+        """Those of some outputs alone."""
+        return replace(self, b=self.b[rows], magnitude=None if self.magnitude is None else self.magnitude[rows])
+
 
 def read_factors(adapter: AdapterFolder) -> dict[str, Factors]:
-    """All factors in float32, by the linear's name in the model.
+    """All factors in the file's own precision, by the linear's name in the model.
 
     Raises:
         ModelError: the file is damaged, or holds something else than LoRA of linears (trained embeddings, biases, ...).
@@ -59,8 +63,8 @@ def read_factors(adapter: AdapterFolder) -> dict[str, Factors]:
         if match is None:
             raise _damaged(adapter.weights, f"holds '{key[:120]}', which is no factor of a linear")
         if not torch.isfinite(tensor).all():
-            raise _damaged(adapter.weights, f"is not finite at {key}")
-        tensors.setdefault(match["module"], {})[match["part"].removesuffix(".weight")] = tensor.float()
+            raise _damaged(adapter.weights, f"is not finite at {key}", "train it again with a lower learning rate")
+        tensors.setdefault(match["module"], {})[match["part"].removesuffix(".weight")] = tensor
     if not tensors:
         raise _damaged(adapter.weights, "is empty")
     return {module: _factors(adapter, module, parts) for module, parts in tensors.items()}
@@ -77,23 +81,34 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _factors(adapter: AdapterFolder, module: str, parts: Mapping[str, Tensor]) -> Factors:
-    a_KC, b_RK = parts.get("lora_A"), parts.get("lora_B")
+    a_KC, b_RK, magnitude_R = (parts.get(name) for name in ("lora_A", "lora_B", "lora_magnitude_vector"))
     if a_KC is None or b_RK is None:
         raise _damaged(adapter.weights, f"lacks lora_A or lora_B of {module}")
-    if a_KC.ndim != 2 or b_RK.ndim != 2 or len(a_KC) != b_RK.shape[1]:
+    if a_KC.ndim != 2 or b_RK.ndim != 2 or len(a_KC) != b_RK.shape[1] or not a_KC.numel() or not b_RK.numel():
         raise _damaged(adapter.weights, f"has factors {list(b_RK.shape)} and {list(a_KC.shape)} of {module}")
-    return Factors(a_KC, b_RK, scaling_of(adapter.config, module), parts.get("lora_magnitude_vector"))
+    if adapter.config.use_dora != (magnitude_R is not None):
+        raise _damaged(adapter.weights, f"{'lacks' if adapter.config.use_dora else 'has'} a DoRA magnitude of {module}")
+    if magnitude_R is not None and magnitude_R.shape != (len(b_RK),):
+        raise _damaged(adapter.weights, f"has a DoRA magnitude {list(magnitude_R.shape)} of {module}")
+    return Factors(a_KC, b_RK, scaling_of(adapter.config, module), magnitude_R)
 
 
 def scaling_of(config: LoraConfig, module: str) -> float:
     """alpha / rank of one linear, or alpha / sqrt(rank), with what the config says of that linear by name."""
-
-    def named(patterns: Mapping[str, float], otherwise: float) -> float:
-        return patterns.get(get_pattern_key(list(patterns), module), otherwise)
-
-    rank, alpha = named(config.rank_pattern, config.r), named(config.alpha_pattern, config.lora_alpha)
+    alpha, rank = _named(config.alpha_pattern, module, config.lora_alpha), rank_of(config, module)
     return alpha / (math.sqrt(rank) if config.use_rslora else rank)
 
 
-def _damaged(path: Path, problem: str) -> ModelError:
-    return ModelError(key=str(path), problem=problem, fix="give the file that training left; merge others with peft")
+def rank_of(config: LoraConfig, module: str) -> int:
+    """The inner dimension that the config says of one linear."""
+    return int(_named(config.rank_pattern, module, config.r))
+
+
+def _named(patterns: Mapping[str, float] | None, module: str, otherwise: float) -> float:
+    return (patterns or {}).get(get_pattern_key(list(patterns or {}), module), otherwise)
+
+
+def _damaged(
+    path: Path, problem: str, fix: str = "copy the adapter's folder again, or merge it with peft"
+) -> ModelError:
+    return ModelError(key=str(path), problem=problem, fix=fix)

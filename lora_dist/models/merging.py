@@ -1,7 +1,8 @@
 """Adapters merged into the weights of their base, tensor by tensor from disk to disk.
 
-What is in memory: one shard of the result, the factors, and the tensor at hand with its update in float32. So a model
-larger than the memory is merged, and one of 4-bit training goes into the 16-bit weights, never into rounded ones.
+What is in memory: one shard of the result, the factors, and the tensor at hand (`ties` and `dare`: with the updates of
+all adapters for it, in float32). So a model larger than the memory is merged, and one of 4-bit training goes into the
+16-bit weights, never into rounded ones.
 """
 
 # Dims: R outputs, C inputs of a linear; the weight of GPT-2's Conv1D is stored [C, R].
@@ -18,19 +19,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from lora_dist.config.combination import Combination
 from lora_dist.config.sections import ModelSection
-from lora_dist.errors import ConfigError, ModelError
+from lora_dist.errors import ModelError
 from lora_dist.models.adapter_folder import AdapterFolder
-from lora_dist.models.combining import Combination, combined_update
-from lora_dist.models.factors import read_factors
-from lora_dist.models.loading import empty_model
-from lora_dist.models.sources import model_error
+from lora_dist.models.combining import combined_update
+from lora_dist.models.factors import Factors, read_factors
+from lora_dist.models.mergeable import refuse_unmergeable
 from lora_dist.models.stored import StoredWeights
+from lora_dist.models.targets import FLOATS, find_targets
 from lora_dist.store.atomic import sync_file, write_json
 
 _MOST_SHARD, _LEAST_SHARD, _SHARDS = 5 * 10**9, 256 * 2**20, 8
 """Bytes of a file of the result: an eighth of the model, within these bounds."""
-_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_CHUNK_WEIGHTS = 2**20
+"""Updates are formed and added for so many weights at a time: 4 MiB in float32."""
 Progress = Callable[[int, int, str], None]
 
 
@@ -73,54 +76,14 @@ class Merge:
             ModelError: a file is damaged, or an adapter does not fit the base.
             ConfigError: the adapters cannot be combined so.
         """
-        self.combination = combination or Combination(weights=(1.0,) * len(adapters))
+        self.combination = combination or Combination.of(len(adapters))
         self.combination.check(len(adapters))
         self.base, self.adapters, self.dtype = base, tuple(adapters), dtype
         self.keeps_zeros = keep_zeros or any(adapter.keeps_zeros for adapter in adapters)
-        _refuse_dora(self.adapters)
+        refuse_unmergeable(self.adapters, self.combination.weights, self.combination.method)
         self._factors = [read_factors(adapter) for adapter in self.adapters]
         self._stored = StoredWeights.of_source(base)
-        self._linears = self._find_linears(base)
-
-    def _find_linears(self, base: ModelSection) -> dict[str, _Target]:
-        """By the name under which its weight is stored."""
-        model = empty_model(base)
-        if getattr(model.config, "quantization_config", None) is not None:
-            raise model_error(
-                base,
-                "is stored quantised, and merging into rounded weights loses what was trained",
-                "give the 16-bit base",
-            )
-        names = self._stored.names_for(model)
-        modules = dict(model.named_modules())
-        targets: dict[str, _Target] = {}
-        for adapter, factors in zip(self.adapters, self._factors, strict=True):
-            for module, part in factors.items():
-                stored = names.get(f"{module}.weight")
-                if stored is None:
-                    raise _misfit(adapter, base, f"there is no weight '{module}' in it")
-                is_turned = type(modules[module]).__name__ == "Conv1D"
-                shape = self._stored.tensors[stored].shape
-                if (tuple(reversed(shape)) if is_turned else shape) != part.shape:
-                    raise _misfit(adapter, base, f"{module} is {list(shape)} there, and its update {list(part.shape)}")
-                if self._stored.dtype_of(stored) not in _FLOATS:
-                    raise model_error(
-                        base, f"holds {module} as {self._stored.tensors[stored].dtype}", "give the 16-bit base"
-                    )
-                targets[stored] = _Target(module, is_turned)
-        if self.combination.needs_equal_ranks():
-            self._refuse_unequal_ranks([target.module for target in targets.values()])
-        return targets
-
-    def _refuse_unequal_ranks(self, modules: Sequence[str]) -> None:
-        for module in modules:
-            ranks = [factors[module].rank for factors in self._factors if module in factors]
-            if len(set(ranks)) > 1:
-                raise ConfigError(
-                    key="--method",
-                    problem=f"linear adds up factors, and those of {module} have ranks {', '.join(map(str, ranks))}",
-                    fix="use weighted, which adds up what they do to the weights, or ties or dare",
-                )
+        self._linears = find_targets(base, self._stored, self.adapters, self._factors, self.combination)
 
     @property
     def stored_dtype(self) -> torch.dtype:
@@ -130,6 +93,10 @@ class Merge:
     def bytes(self) -> int:
         """Bytes of the result."""
         return sum(map(self._bytes_of, self._stored.tensors))
+
+    def dtypes(self) -> set[torch.dtype]:
+        """Of the merged linears."""
+        return {self._dtype_of(name) for name in self._linears}
 
     def write(self, folder: Path, progress: Progress, device: torch.device | None = None) -> MergedWeights:
         """Write the merged weights into `folder`: model.safetensors, or shards and their index.
@@ -155,17 +122,16 @@ class Merge:
         if len(shards) > 1:
             _write_index(folder, shards, self.bytes())
         progress(done, done, "merged")
-        dtypes = {self._dtype_of(name) for name in self._linears}
         return MergedWeights(
             linears=len(self._linears),
             kept_zeros=self.keeps_zeros,
-            dtype=", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes)),
+            dtype=", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in self.dtypes())),
             **vars(counts),
         )
 
     def _dtype_of(self, name: str) -> torch.dtype:
         stored = self._stored.dtype_of(name)
-        return self.dtype if self.dtype is not None and stored in _FLOATS else stored
+        return self.dtype if self.dtype is not None and stored in FLOATS else stored
 
     def _bytes_of(self, name: str) -> int:
         return math.prod(self._stored.tensors[name].shape) * self._dtype_of(name).itemsize
@@ -174,29 +140,48 @@ class Merge:
         """One tensor of the result: the sum is rounded once."""
         target = self._linears.get(name)
         if target is None:
-            return self._stored.read(name, dtype=self._dtype_of(name))
+            own, dtype = self._stored.dtype_of(name), self._dtype_of(name)
+            tensor = self._stored.read(name, dtype=dtype)
+            return tensor if own == dtype else self._finite(name, tensor)
         base = self._stored.read(name, device=device)
-        base_RC = base.T if target.is_turned else base
-        was_zero_RC = base_RC == 0
+        merged = torch.empty_like(base, dtype=self._dtype_of(name))
+        base_RC, merged_RC = (base.T, merged.T) if target.is_turned else (base, merged)
         parts = [factors.get(target.module) for factors in self._factors]
-        keep_RC = ~was_zero_RC if self.keeps_zeros else None
-        update_RC = combined_update(parts, self.combination, target.module, keep_RC, device)
-        merged_RC = update_RC.add_(base_RC) if base.dtype != torch.float64 else update_RC.double() + base_RC
+        rows = len(base_RC) if self.combination.sees_whole_updates() else max(1, _CHUNK_WEIGHTS // base_RC.shape[1])
+        for start in range(0, len(base_RC), rows):
+            chunk = slice(start, start + rows)
+            own = [part and part.of_outputs(chunk) for part in parts]
+            merged_RC[chunk] = self._sum(target.module, base_RC[chunk], own, device)
+            counts.add(base_RC[chunk] == 0, merged_RC[chunk] == 0)
+        return self._finite(name, merged.cpu())
+
+    def _sum(self, module: str, base_RC: Tensor, parts: Sequence[Factors | None], device: torch.device) -> Tensor:
+        """Some rows of a linear's weight with their update, not rounded yet."""
+        keep_RC = base_RC != 0 if self.keeps_zeros else None
+        update_RC = combined_update(parts, self.combination, module, keep_RC, device)
+        sum_RC = update_RC.add_(base_RC) if base_RC.dtype != torch.float64 else update_RC.double() + base_RC
         magnitude_R = parts[0].magnitude if parts[0] else None
         if magnitude_R is not None:
-            merged_RC *= (magnitude_R.to(device) / torch.linalg.vector_norm(merged_RC, dim=1))[:, None]
-        merged_RC = merged_RC.to(self._dtype_of(name))
-        counts.add(was_zero_RC, merged_RC == 0)
-        return (merged_RC.T if target.is_turned else merged_RC).contiguous().cpu()
+            _scale_rows(sum_RC, magnitude_R.to(device))
+        return sum_RC
+
+    def _finite(self, name: str, tensor: Tensor) -> Tensor:
+        if tensor.dtype not in FLOATS or not tensor.numel() or all(map(torch.isfinite, tensor.aminmax())):
+            return tensor
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise ModelError(
+            key=name,
+            problem=f"is not finite when merged, in {dtype}",
+            fix="use --dtype bfloat16, which has float32's range"
+            if dtype == "float16"
+            else "look at the base's weights",
+        )
 
 
-@dataclass(frozen=True)
-class _Target:
-    """A linear under some adapter."""
-
-    module: str
-    is_turned: bool
-    """Stored [inputs, outputs]."""
+def _scale_rows(merged_RC: Tensor, magnitude_R: Tensor) -> None:
+    """DoRA: give each output's weights their length. A row of zeros stays one."""
+    length_R = torch.linalg.vector_norm(merged_RC, dim=1)
+    merged_RC *= torch.where(length_R > 0, magnitude_R / length_R, 0)[:, None]
 
 
 @dataclass
@@ -234,17 +219,3 @@ def shard_name(number: int, shards: int) -> str:
 def _write_index(folder: Path, shards: Sequence[Sequence[str]], size: int) -> None:
     files = {name: shard_name(number, len(shards)) for number, names in enumerate(shards, 1) for name in names}
     write_json(folder / SAFE_WEIGHTS_INDEX_NAME, {"metadata": {"total_size": size}, "weight_map": files})
-
-
-def _refuse_dora(adapters: Sequence[AdapterFolder]) -> None:
-    if len(adapters) > 1:
-        for adapter in adapters:
-            if adapter.config.use_dora:
-                problem = "is a DoRA adapter, which scales whole weights and cannot be added to others"
-                raise ModelError(key=adapter.name, problem=problem, fix="merge it alone")
-
-
-def _misfit(adapter: AdapterFolder, base: ModelSection, problem: str) -> ModelError:
-    return ModelError(
-        key=adapter.name, problem=f"does not fit '{base.path}': {problem}", fix="give the base that it was trained on"
-    )

@@ -81,10 +81,14 @@ def shards_of(section: ModelSection, index: Path) -> list[str]:
     """
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("a file's name is no text")
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise model_error(section, f"has a damaged {index.name}: {error}", "download or copy it again") from error
     for name in names:
-        if Path(name).name != name:  # an index comes from anywhere: it may name files of its own folder only
+        if (
+            Path(name).name != name or name == ".." or "\0" in name
+        ):  # an index comes from anywhere: it may name files of its own folder only
             raise model_error(section, f"names '{name}' in {index.name}, outside its folder", "do not use this model")
     return names
 

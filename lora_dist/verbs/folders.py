@@ -27,7 +27,7 @@ def folder_of(experiment: Experiment, may_change: tuple[str, ...] = ()) -> Exper
         StorageError: it cannot be written, or it belongs to another experiment.
     """
     folder = ExperimentFolder(user_path(experiment.output_dir) / experiment.name)
-    _check_writable(folder.path)
+    check_writable(folder.path)
     if folder.experiment.exists():
         _check_same_basis(folder, experiment, may_change)
     elif folder.path.is_dir() and any(_is_foreign(entry, folder) for entry in folder.path.iterdir()):
@@ -107,15 +107,18 @@ def unfinished(runs: list[Run], folder: ExperimentFolder) -> list[Run]:
     return [run for run in runs if folder.run(run.id).read_record() is None]
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path, key: str = "output_dir") -> None:
+    """Make sure that a folder can be made or written at `path`, which the user named under `key`.
+
+    Raises:
+        StorageError: a file is in the way, or it is not allowed.
+    """
     there = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if not there.is_dir():
-        raise StorageError(
-            key="output_dir", problem=f"'{there}' is a file, not a folder", fix="choose another output_dir"
-        )
+        raise StorageError(key=key, problem=f"'{there}' is a file, not a folder", fix=f"choose another {key}")
     if not os.access(there, os.R_OK | os.W_OK | os.X_OK):
         raise StorageError(
-            key="output_dir", problem=f"'{there}' is not writable", fix="choose an output_dir that you may write to"
+            key=key, problem=f"'{there}' is not writable", fix=f"choose an {key.lstrip('-')} that you may write to"
         )
 
 

@@ -1,0 +1,84 @@
+"""Which LoRA adapters are a product B A added to a linear's weight, and nothing else: what a merge can do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from peft import LoraConfig
+
+from lora_dist.errors import ModelError
+from lora_dist.models.adapter_folder import CONFIG, AdapterFolder
+
+_NOT_OURS = (
+    "modules_to_save", "lora_bias", "layer_replication", "target_parameters", "trainable_token_indices",
+    "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config",
+)  # fmt: skip
+"""Settings of peft (0.21) that train something beside the factors, or apply them in another way."""
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Initialisations that take the first update out of the base's weights: the factors go with what is left of those."""
+
+
+def refuse_unmergeable(adapters: Sequence[AdapterFolder], weights: Sequence[float], method: str) -> None:
+    """Make sure that each adapter's config describes plain LoRA (or a single DoRA).
+
+    Raises:
+        ModelError: one does not.
+    """
+    for adapter in adapters:
+        _check_numbers(adapter)
+        unusual = list(_unusual(adapter.config))
+        if unusual:
+            raise ModelError(
+                key=adapter.name,
+                problem=f"is more than LoRA of linears ({', '.join(unusual)})",
+                fix="merge it with peft's merge_and_unload",
+            )
+        if adapter.config.use_dora and (len(adapters) > 1 or tuple(weights) != (1.0,) or method not in _PLAIN):
+            problem = "is a DoRA adapter, which scales whole weights and cannot be weighted or added to others"
+            raise ModelError(key=adapter.name, problem=problem, fix="merge it alone, with weight 1 and method linear")
+
+
+_PLAIN = ("linear", "weighted")
+
+
+def _unusual(config: LoraConfig) -> Iterator[str]:
+    for name in _NOT_OURS:
+        if value := getattr(config, name, None):
+            yield f"{name}: {str(value)[:60]}"
+    if config.bias != "none":
+        yield f"bias: {config.bias}"
+    start = config.init_lora_weights
+    if isinstance(start, str) and start.startswith(_CHANGES_THE_BASE):
+        yield f"init_lora_weights: {start}, which changes the base"
+
+
+def _check_numbers(adapter: AdapterFolder) -> None:
+    """What scales the update; peft takes any JSON there."""
+    config = adapter.config
+    ranks = {"r": config.r, **_pattern(adapter, "rank_pattern")}
+    alphas = {"lora_alpha": config.lora_alpha, **_pattern(adapter, "alpha_pattern")}
+    for name, value in ranks.items():
+        if not _is_number(value) or value != int(value) or value < 1:
+            raise _damaged(adapter, f"{name} is {value!r}, not a rank")
+    for name, value in alphas.items():
+        if not _is_number(value):
+            raise _damaged(adapter, f"{name} is {value!r}, not a number")
+
+
+def _pattern(adapter: AdapterFolder, name: str) -> dict[str, Any]:
+    found = getattr(adapter.config, name) or {}
+    if not isinstance(found, dict):
+        raise _damaged(adapter, f"{name} is no mapping")
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _damaged(adapter: AdapterFolder, problem: str) -> ModelError:
+    return ModelError(
+        key=str(adapter.path / CONFIG), problem=f"is damaged ({problem})", fix="copy the adapter's folder again"
+    )
