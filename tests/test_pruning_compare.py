@@ -18,8 +18,8 @@ from pruning_cases import masks_of, shards_of, weights_of
 from test_compare import plain_perplexity
 from transformers import AutoModelForCausalLM
 
+from lora_dist.models.adapter_files import PEFT_TYPE
 from lora_dist.models.adapters import put_adapter
-from lora_dist.models.sparse_lora import PEFT_TYPE
 
 ARMS = {
     "dense": {"method": {"kind": "base"}, "prune": None},
