@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lora_dist.assets import user_path
+from lora_dist.cli.adapter import adapter_app
 from lora_dist.cli.arguments import Words, experiment_of
 from lora_dist.cli.exits import Commands, run_to_exit
 from lora_dist.cli.jobs import Folder, cancel, is_for_cluster, prepare_comparison, retry, submit_jobs, submit_one
@@ -39,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(adapter_app, name="adapter")
 app.add_typer(recipes_app, name="recipes")
 
 

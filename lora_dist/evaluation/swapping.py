@@ -63,6 +63,11 @@ class Swapping:
         """The adapters whose rows run in batches of their own."""
         return [number for number, name in enumerate(self._shared.names) if name in self._shared.alone]
 
+    @property
+    def dtype(self) -> str:
+        """Of the base's weights; adapters are float32."""
+        return str(causal_lm(self._model).dtype).removeprefix("torch.")
+
     def logits(self, rows: Sequence[Row]) -> list[Tensor]:
         """The logits [T, V] of each row's prompt, on the CPU; one batch of all rows that can share one."""
         found: dict[int, Tensor] = {}
