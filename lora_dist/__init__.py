@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from lora_dist.config.loading import load_experiment
     from lora_dist.errors import LoraDistError, UserError
     from lora_dist.store.record import Record
+    from lora_dist.verbs.adapter_generate import adapter_generate
+    from lora_dist.verbs.adapter_list import adapter_list
     from lora_dist.verbs.cancel import cancel
     from lora_dist.verbs.clean import clean
     from lora_dist.verbs.compare import compare
@@ -38,6 +40,8 @@ _HOMES = {
     "Record": "lora_dist.store.record",
     "Run": "lora_dist.config.experiment",
     "UserError": "lora_dist.errors",
+    "adapter_generate": "lora_dist.verbs.adapter_generate",
+    "adapter_list": "lora_dist.verbs.adapter_list",
     "cancel": "lora_dist.verbs.cancel",
     "clean": "lora_dist.verbs.clean",
     "compare": "lora_dist.verbs.compare",
@@ -63,6 +67,8 @@ __all__ = [
     "Record",
     "Run",
     "UserError",
+    "adapter_generate",
+    "adapter_list",
     "cancel",
     "clean",
     "compare",

@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 
 from lora_dist.config.expansion import expand
 from lora_dist.config.experiment import Experiment
+from lora_dist.models.adapter_files import PEFT_TYPE
 from lora_dist.models.adapters import put_adapter
-from lora_dist.models.sparse_lora import PEFT_TYPE
 from lora_dist.pipeline.merged_forms import wants_forms
 
 ARMS = {

@@ -11,10 +11,11 @@ from pruning_cases import zero_half
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lora_dist.errors import ModelError
+from lora_dist.models.adapter_files import PEFT_TYPE
 from lora_dist.models.adapters import name_kept_zeros, put_adapter
 from lora_dist.models.masked_update import masked_update
 from lora_dist.models.masks import pack_bits, unpack_bits
-from lora_dist.models.sparse_lora import PEFT_TYPE, allow_kept_zeros, keep_zeros, refuse_dense
+from lora_dist.models.sparse_lora import allow_kept_zeros, keep_zeros, refuse_dense
 
 IDS = torch.arange(12).view(2, 6)
 

@@ -38,7 +38,18 @@ _FIXED_DATE = (
 
 
 def messages_reason(value: Any) -> str | None:
-    """What keeps a value from being a conversation, in words that follow "row 7 of split 'train'"."""
+    """What keeps a value from being a conversation to learn, in words that follow "row 7 of split 'train'"."""
+    return _form_reason(value) or _turns_reason([message["role"] for message in value], value)
+
+
+def unfinished_reason(value: Any) -> str | None:
+    """What keeps a value from being a conversation to go on with, in words that follow "row 7 of FILE"."""
+    if why := _form_reason(value):
+        return why
+    return None if any(message["role"] == "user" for message in value) else "has no turn of a user"
+
+
+def _form_reason(value: Any) -> str | None:
     if value is None:
         return "has null"
     if not isinstance(value, list):
@@ -52,7 +63,7 @@ def messages_reason(value: Any) -> str | None:
             return f"has a content that is no text in message {number}"
         if why := text_reason(message["content"]):
             return f"{why} in message {number}"
-    return _turns_reason([message["role"] for message in value], value)
+    return None
 
 
 def _turns_reason(roles: list[str], messages: list[Message]) -> str | None:
@@ -104,6 +115,21 @@ class ChatRenderer:
                     raise _rewrites_history(where)
                 spans.append((len(before), len(after)))
         return whole, tuple(spans)
+
+    def prompt(self, messages: Sequence[Message], where: str) -> str:
+        """The text of a conversation up to where the assistant's next turn begins.
+
+        Where its last turn is the assistant's, as in data to train on, that is the turn to be written: it is left out.
+
+        Args:
+            messages: role and content, as `unfinished_reason` accepts them.
+            where: how a person finds it.
+        Raises:
+            DataError: the template refuses the conversation.
+            ModelError: the template cannot be used.
+        """
+        given = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+        return self._text(given, where, add_generation_prompt=True)
 
     def _text(self, messages: Sequence[Message], where: str, *, add_generation_prompt: bool = False) -> str:
         import jinja2

@@ -4,24 +4,27 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-from transformers import GenerationConfig
+from torch import nn
 
 from lora_dist.data.tokens import NOT_SCORED
 from lora_dist.errors import DataError
+from lora_dist.evaluation.greedy import (
+    WARM_UP_TOKENS,
+    batches,
+    eos_ids_of,
+    generate,
+    left_padded,
+    plain_generation,
+    room_after,
+    up_to_eos,
+)
 from lora_dist.evaluation.live_model import evaluating, input_device
 from lora_dist.evaluation.perplexity import Row
 from lora_dist.evaluation.shares import deal
-from lora_dist.models.device import synchronize
-from lora_dist.models.structure import causal_lm
 from lora_dist.store.record import Generation
 from lora_dist.team import Team
 
@@ -30,8 +33,6 @@ if TYPE_CHECKING:
 
 LONGEST_TEXT_PROMPT = 64
 """Tokens of running text that a causal_lm prompt has at most: enough for a topic, short enough to read."""
-
-_WARM_UP_TOKENS = 2  # the first pass over a prompt and one step with the cache
 
 
 @dataclass(frozen=True)
@@ -111,21 +112,22 @@ def generate_samples(
     if max_new_tokens < 1 or batch_size < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens} and batch_size {batch_size}; both have to be at least 1")
     room_N = [_room(prompt, model, max_new_tokens) for prompt in prompts]
-    eos_ids = _eos_ids(model, tokenizer)
+    eos_ids = eos_ids_of(model, tokenizer)
+    lengths_N = [len(prompt.input_ids) for prompt in prompts]
     new_ids_N: dict[int, list[int]] = {}
     seconds = 0.0
     done = 0
-    with evaluating(model), _plain_generation(model):
-        for mine, turn in deal(list(_batches(prompts, room_N, batch_size)), team):
+    with evaluating(model), plain_generation(model):
+        for mine, turn in deal(list(batches(lengths_N, room_N, batch_size)), team):
             for batch, room in mine:
                 ids_BT, mask_BT = (
-                    tensor.to(input_device(model)) for tensor in _left_padded([prompts[n] for n in batch])
+                    tensor.to(input_device(model)) for tensor in left_padded([prompts[n].input_ids for n in batch])
                 )
                 if not new_ids_N:
-                    _generate(model, ids_BT, mask_BT, min(room, _WARM_UP_TOKENS), eos_ids)
-                new_BG, took = _generate(model, ids_BT, mask_BT, room, eos_ids)
+                    generate(model, ids_BT, mask_BT, min(room, WARM_UP_TOKENS), eos_ids)
+                new_BG, took = generate(model, ids_BT, mask_BT, room, eos_ids)
                 seconds += took
-                new_ids_N |= {n: _up_to_eos(new_G, eos_ids) for n, new_G in zip(batch, new_BG.tolist(), strict=True)}
+                new_ids_N |= {n: up_to_eos(new_G, eos_ids) for n, new_G in zip(batch, new_BG.tolist(), strict=True)}
             done += sum(len(batch) for batch, _ in turn)
             if progress is not None:
                 progress(done, len(prompts))
@@ -144,84 +146,15 @@ def generate_samples(
 
 def _room(prompt: Prompt, model: nn.Module, max_new_tokens: int) -> int:
     """How many tokens may follow the prompt."""
-    context = getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None)
-    if context is None:  # no bound in its configuration: recurrent models, ALiBi
-        return max_new_tokens
-    if len(prompt.input_ids) >= context:
+    room = room_after(len(prompt.input_ids), model, max_new_tokens)
+    if room < 1:
+        context = len(prompt.input_ids) + room
         raise DataError(
             key=f"data, row {prompt.row}",
             problem=f"its prompt has {len(prompt.input_ids)} tokens and the model's context is {context}",
             fix="lower data.max_length, or set evaluate.samples to 0",
         )
-    return min(max_new_tokens, context - len(prompt.input_ids))
-
-
-def _batches(prompts: Sequence[Prompt], room_N: Sequence[int], batch_size: int) -> Iterator[tuple[list[int], int]]:
-    """Prompt numbers of each batch, longest first, and how many tokens it may generate.
-
-    A batch holds prompts with equal room only: one near the end of the context would cut the others short.
-    """
-    order = sorted(range(len(prompts)), key=lambda n: (room_N[n], -len(prompts[n].input_ids)))
-    for room, group in groupby(order, key=lambda n: room_N[n]):
-        same = list(group)
-        for start in range(0, len(same), batch_size):
-            yield same[start : start + batch_size], room
-
-
-def _left_padded(prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
-    """ids and attention mask [B, T]; the padding is masked, so any id will do."""
-    longest = max(len(prompt.input_ids) for prompt in prompts)
-    ids_BT = torch.zeros((len(prompts), longest), dtype=torch.long)
-    mask_BT = torch.zeros_like(ids_BT)
-    for b, prompt in enumerate(prompts):
-        ids_BT[b, longest - len(prompt.input_ids) :] = torch.tensor(prompt.input_ids)
-        mask_BT[b, longest - len(prompt.input_ids) :] = 1
-    return ids_BT, mask_BT
-
-
-def _generate(model: nn.Module, ids_BT: Tensor, mask_BT: Tensor, room: int, eos_ids: list[int]) -> tuple[Tensor, float]:
-    """New tokens [B, G], padded after EOS, and the seconds they took."""
-    greedy = GenerationConfig(
-        do_sample=False, num_beams=1, use_cache=True, max_new_tokens=room, eos_token_id=eos_ids or None, pad_token_id=0
-    )
-    synchronize(ids_BT.device)
-    start = time.perf_counter()
-    all_BT = model.generate(input_ids=ids_BT, attention_mask=mask_BT, generation_config=greedy)
-    synchronize(ids_BT.device)
-    return all_BT[:, ids_BT.shape[1] :], time.perf_counter() - start
-
-
-@contextmanager
-def _plain_generation(model: nn.Module) -> Iterator[None]:
-    """The model's own generation settings (temperature, repetition penalty, ...) are set aside inside the block.
-
-    `generate` fills in from them whatever a GenerationConfig leaves open (transformers 5.23), and PEFT copies those
-    of its wrapper to the model.
-    """
-    holders = [model] if causal_lm(model) is model else [model, causal_lm(model)]
-    before = [vars(holder).get("generation_config") for holder in holders]
-    for holder, own in zip(holders, before, strict=True):
-        if own is not None:
-            holder.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        for holder, own in zip(holders, before, strict=True):
-            if own is not None:
-                holder.generation_config = own
-
-
-def _eos_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Where generation stops: the model's ids (chat models have several) and the tokenizer's."""
-    own = getattr(getattr(causal_lm(model), "generation_config", None), "eos_token_id", None)
-    ids = [own] if isinstance(own, int) else list(own or [])
-    return sorted({*ids, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])})
-
-
-def _up_to_eos(new_G: list[int], eos_ids: list[int]) -> list[int]:
-    """What was generated: up to the first EOS, which counts; what follows it is padding."""
-    ends = [position for position, token in enumerate(new_G) if token in eos_ids]
-    return new_G[: ends[0] + 1] if ends else new_G
+    return room
 
 
 def _sample(prompt: Prompt, new_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Sample:

@@ -17,13 +17,12 @@ from lora_dist.assets import user_path
 from lora_dist.config.sections import ModelSection
 from lora_dist.errors import ModelError
 from lora_dist.models import provenance
+from lora_dist.models.adapter_files import CONFIG, PEFT_TYPE, WEIGHTS
 from lora_dist.models.fingerprint import fingerprint_of
 from lora_dist.models.provenance import PRUNED_BESIDE, Provenance, read_provenance
 from lora_dist.models.sources import BUILTIN, hub_errors
-from lora_dist.models.sparse_lora import PEFT_TYPE, allow_kept_zeros, keep_zeros
+from lora_dist.models.sparse_lora import allow_kept_zeros, keep_zeros
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
 _MODEL_OF_RUN = "model"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

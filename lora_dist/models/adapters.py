@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 
 from lora_dist.config.sections import MethodSection
 from lora_dist.errors import LoraDistError, ModelError, Problem
-from lora_dist.models.adapter_folder import CONFIG, WEIGHTS, config_in, names_kept_zeros
-from lora_dist.models.sparse_lora import PEFT_TYPE, keep_zeros
+from lora_dist.models.adapter_files import CONFIG, PEFT_TYPE, WEIGHTS
+from lora_dist.models.adapter_folder import config_in, names_kept_zeros
+from lora_dist.models.sparse_lora import keep_zeros
 from lora_dist.models.structure import linear_names
 from lora_dist.store.atomic import write_json
 

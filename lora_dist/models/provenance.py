@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lora_dist.config.experiment import Run
 from lora_dist.errors import ModelError
-from lora_dist.models.fingerprint import fingerprint_of
 from lora_dist.store.atomic import write_text
 
 FILE = "provenance.json"
@@ -82,6 +81,8 @@ def provenance_of(run: Run, pruned: Path | None) -> Provenance:
     Raises:
         ModelError: the base's weights are not there any more.
     """
+    from lora_dist.models.fingerprint import fingerprint_of  # with it comes transformers; listings read these files
+
     if pruned is None:
         base = Base(path=run.model.path, revision=run.model.revision, fingerprint=fingerprint_of(run.model))
     else:

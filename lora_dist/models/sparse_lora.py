@@ -28,9 +28,6 @@ from lora_dist.models.masked_update import masked_update, masked_weights
 from lora_dist.models.masks import pack_bits, plain_weight
 from lora_dist.models.stored import StoredWeights
 
-PEFT_TYPE = "SPARSE_LORA__open_with_lora_dist"
-"""What `adapter_config.json` says of such an adapter: peft alone would open it as a plain LoRA, which computes
-something else than what was trained, so it is made to refuse by name."""
 _REMEMBERED = "_lora_dist_kept_bits"
 _LEAST_ZEROS = 0.01
 
