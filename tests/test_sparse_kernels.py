@@ -249,6 +249,7 @@ def test_the_kernels_of_a_real_gpu_compute_what_dense_weights_do(dtype):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason=f"a machine without GPU {ABSENT}")
 def test_without_a_gpu_a_line_says_so_and_the_model_is_measured(tmp_path, tiny_model, problem_files):
+    """A whole command in a process of its own: 10 s alone, 20 on a busy machine."""
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     for name, weight in model.named_parameters():
         if "down_proj" in name:
