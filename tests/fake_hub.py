@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from fake_hub_uploads import Uploads
+
 _RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _API = re.compile(r"/api/(model|dataset)s/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?")
 
@@ -25,6 +27,7 @@ class Repository:
     """Its files at each commit, and what its branches and tags stand for."""
 
     gated: bool = False
+    private: bool = False
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
 
@@ -37,6 +40,10 @@ class FakeHub:
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
     """(method, path) of every request, and ("TOKEN", ...) for those that came with one."""
+    tokens: dict[str, str] = field(default_factory=dict)
+    """What each token may do: read or write."""
+    large: dict[str, bytes] = field(default_factory=dict)
+    """Files that were uploaded by the LFS protocol, by their sha256."""
     held: threading.Event = field(default_factory=threading.Event)
     """Half of the file that is held back has been sent."""
     _held_file: str = ""
@@ -94,7 +101,7 @@ def serving(hub: FakeHub | None = None) -> Iterator[FakeHub]:
         server.server_close()
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class _Handler(Uploads, http.server.BaseHTTPRequestHandler):
     hub: FakeHub
     protocol_version = "HTTP/1.1"
 
@@ -103,7 +110,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.hub.asked.append((self.command, path))
         if "Authorization" in self.headers:
             self.hub.asked.append(("TOKEN", path))
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        body = self._body()
+        if self.takes(self.command, path, body):
+            return
+        body = body.decode()
         if match := _RESOLVE.fullmatch(path):
             self._file("dataset" if match[1] else "model", *match.groups()[1:])
         elif match := _API.fullmatch(path):
@@ -111,7 +121,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             self._refuse(404, "EntryNotFound")
 
-    do_HEAD = do_POST = do_GET  # noqa: N815
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     def _find(self, kind: str, name: str, revision: str) -> tuple[Repository, str] | None:
         """The repository and the commit; what is wrong is answered here."""

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from lora_dist.errors import ConfigError, ToolError
-from lora_dist.hub import is_offline, why_unreachable
+from lora_dist.hub import chain_of, is_offline, why_unreachable
 
 KEY = "--push"
 _LATER = "leave --push out, and upload the folder later: hf upload REPO DIR"
@@ -64,12 +64,13 @@ def _hub_errors(what: str) -> Iterator[None]:
     """What the hub and the network say, as one line."""
     try:
         yield
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else None
+    except (OSError, HTTPError, RuntimeError, ValueError) as error:  # huggingface_hub (2.4) wraps what an upload raises
+        refused = next((link for link in chain_of(error) if isinstance(link, HfHubHTTPError)), None)
+        if refused is None and any(isinstance(link, HTTPError | ConnectionError) for link in chain_of(error)):
+            raise ToolError(key=KEY, problem=f"{why_unreachable()} ({_one_line(error)})", fix=_LATER) from error
+        status = refused.response.status_code if refused is not None and refused.response is not None else None
         fix = "hf auth login again, with a token that may write there" if status in (401, 403) else _LATER
         raise ToolError(key=KEY, problem=f"the hub {what} ({_one_line(error)})", fix=fix) from error
-    except (HTTPError, ConnectionError, TimeoutError) as error:
-        raise ToolError(key=KEY, problem=f"{why_unreachable()} ({_one_line(error)})", fix=_LATER) from error
 
 
 def _one_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from lora_dist.config.combination import Combination
 from lora_dist.config.problems import nearest
 from lora_dist.config.sections import ModelSection
 from lora_dist.errors import ConfigError, Interrupted, StorageError, UserError
+from lora_dist.models.publishing import check_push, push
 from lora_dist.store.folders import ExperimentFolder, RunFolder
 from lora_dist.verbs.folders import check_writable
 from lora_dist.verbs.merge_data import run_folder_of, run_to_measure
@@ -106,6 +107,8 @@ def merge_adapters(request: MergeRequest, *, progress: Progress | None = None) -
     """
     request = replace(request, into=_place(request.into))
     request.check()
+    if request.push is not None:
+        check_push(request.push)
     show = progress or silent
     with in_options():
         job = _Job.of(request, show)
@@ -141,11 +144,8 @@ class _Job:
         from lora_dist.models.adapter_folder import base_of, find_adapter  # imports the stack, which takes 10 s
         from lora_dist.models.fingerprint import fingerprint_of
         from lora_dist.models.loading import load_tokenizer, quiet_transformers
-        from lora_dist.models.publishing import check_push
         from lora_dist.pipeline.merge_files import MergedFolder
 
-        if request.push is not None:
-            check_push(request.push)
         quiet_transformers()
         show("prepare", 0, 0, "looking at the adapters and their base")
         adapters = tuple(find_adapter(name) for name in request.adapters)
@@ -187,7 +187,6 @@ class _Job:
 
     def push(self, document: dict[str, Any]) -> str:
         """Upload the folder; merge.json goes without the folders of this machine."""
-        from lora_dist.models.publishing import push
         from lora_dist.pipeline.merge_files import DOCUMENT
 
         instead = {DOCUMENT: portable(document)}
