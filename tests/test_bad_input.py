@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from bad_adapter_cases import ADAPTERS
 from bad_input_cases import CASES, Place
 from bad_pruning_cases import PRUNING
 from conftest import run_cli
@@ -48,7 +49,10 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else []) for case in [*CASES, *PRUNING]],
+    [
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else [])
+        for case in [*CASES, *PRUNING, *ADAPTERS]
+    ],
 )
 def test_a_mistake_is_told_with_its_key_and_fix_and_leaves_no_trace(
     case, tmp_path, write_experiment, tiny_model, mount, no_stack

@@ -75,8 +75,11 @@ def read_provenance(folder: Path) -> Provenance | None:
         ) from None
 
 
-def provenance_of(run: Run, pruned: Path | None) -> Provenance:
+def provenance_of(run: Run, pruned: Path | None, run_id: str | None = None) -> Provenance:
     """The provenance of an adapter that `run` trained, on the model in the folder `pruned` if it pruned one.
+
+    Args:
+        run_id: what the run's folder is called. A worker's `run` has absolute paths, which give another id.
 
     Raises:
         ModelError: the base's weights are not there any more.
@@ -92,7 +95,7 @@ def provenance_of(run: Run, pruned: Path | None) -> Provenance:
         method=run.method.relevant(),
         task=run.data.task,
         data=run.data.path,
-        run_id=run.id,
+        run_id=run_id or run.id,
         arm=run.arm,
         label=run.label,
         seed=run.seed,

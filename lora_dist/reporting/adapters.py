@@ -20,7 +20,7 @@ from lora_dist.store.record import Record
 CHECKPOINTS = "checkpoints"
 _ADAPTERS_OF_RUNS = "model"
 _OTHERS_FILES = ("adapter_model.bin",)  # pickles: never opened
-FINISHED, UNFINISHED, NO_RUN = "finished", "not finished", "no run"
+FINISHED, UNFINISHED, NO_RUN = "finished", "unfinished", "no run"
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,17 @@ class AdapterRow:
     bytes: int = 0
     """All files of its folder."""
     state: str = NO_RUN
-    """finished: its run has a record. not finished: it has none. no run: the adapter stands by itself."""
+    """finished: its run has a record. unfinished: it has none. no run: the adapter stands by itself."""
 
     @property
     def perplexity(self) -> float:
         """On test; infinite where it is not known."""
         return self.scores.get("test", {}).get("perplexity", {}).get("value", math.inf)
+
+    @property
+    def to_type(self) -> str:
+        """What `adapter generate` takes: the run's folder where there is one, for it is shorter."""
+        return self.path.removesuffix(f"/{_ADAPTERS_OF_RUNS}") if self.state != NO_RUN else self.path
 
     def document(self) -> dict[str, Any]:
         """For JSON."""
@@ -215,15 +220,15 @@ def _data_name(data: Any) -> str:
     return _last(str(data))
 
 
-def _from_run(folder: Path, told: dict[str, Any]) -> dict[str, Any]:
+def _from_run(folder: Path, _: dict[str, Any]) -> dict[str, Any]:
     """From the record of the run whose `model/` this is."""
     run = RunFolder(folder.parent)
     if folder.name != run.model.name or not (run.config.is_file() or run.record.is_file()):
         return {}
     record = run.read_record()
-    if record is None or told.get("run_id") not in (None, record.run_id):
-        return {"state": UNFINISHED if record is None else NO_RUN}
-    return {"state": FINISHED, "scores": _scores(record)}
+    if record is None:
+        return {"state": UNFINISHED}
+    return {"state": FINISHED, "run_id": record.run_id, "label": record.label, "scores": _scores(record)}
 
 
 def _scores(record: Record) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,8 @@ from rich.text import Text
 from lora_dist.reporting.adapters import FINISHED, AdapterRow
 from lora_dist.reporting.words import NOTHING, one_line, size, with_interval
 
+_WIDE = 110
+"""Characters of a terminal from which nothing has to be squeezed."""
 _MOST_TARGETS = 7  # q k v o gate up down
 _COMPARED = 4
 """Adapters that the next command names."""
@@ -21,16 +23,17 @@ _COMPARED = 4
 def adapters_table(rows: Sequence[AdapterRow], width: int) -> Table:
     """Two lines for each adapter, so that 80 columns are enough; long names fold."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("adapter\nbase", overflow="fold", ratio=None, max_width=max(20, width - 58))
-    table.add_column("method\ntargets", overflow="fold", max_width=22)
-    table.add_column("task\ndata", overflow="fold", max_width=16)
+    widest = {"method": 18, "data": 13} if width < _WIDE else {"method": 40, "data": 40}
+    table.add_column("adapter\nbase", overflow="fold")
+    table.add_column("method\ntargets, seed", overflow="fold", max_width=widest["method"])
+    table.add_column("task\ndata", overflow="fold", max_width=widest["data"])
     scores = _other_scores(rows)
     table.add_column("test ppl\n95% interval", justify="right")
     for name in scores:
         table.add_column(name, justify="right", overflow="fold")
     table.add_column("size\nrun", justify="right")
     for row in rows:
-        cells = [_two(row.path, row.base_name), _method(row), _data(row), _score(row, "perplexity")]
+        cells = [_two(row.to_type, row.base_name), _method(row), _data(row), _score(row, "perplexity")]
         table.add_row(*cells, *(_score(row, name) for name in scores), _state(row))
     return table
 
@@ -42,7 +45,7 @@ def next_command(rows: Sequence[AdapterRow], folder: str) -> str | None:
         return None
     bases = [row.base for row in usable]
     base = max(dict.fromkeys(bases), key=bases.count)
-    paths = [str(Path(folder) / row.path) for row in usable if row.base == base][:_COMPARED]
+    paths = [str(Path(folder) / row.to_type) for row in usable if row.base == base][:_COMPARED]
     words = ["lora-dist", "adapter", "generate", str(base), "--adapters", *paths]
     return f"{shlex.join(words)} --prompt TEXT"
 
@@ -62,7 +65,8 @@ def _method(row: AdapterRow) -> Text:
     words = [row.kind or "", "dora" if row.dora else "", "rslora" if row.rslora else ""]
     words += [f"r{row.rank}" if row.rank else "", f"alpha {row.alpha:g}" if row.alpha is not None else ""]
     words += ["keeps zeros" if row.keeps_zeros else ""]
-    return _two(" ".join(word for word in words if word), _targets(row.targets), style="")
+    seed = "" if row.seed is None else f"; seed {row.seed}"
+    return _two(" ".join(word for word in words if word), f"{_targets(row.targets)}{seed}", style="")
 
 
 def _targets(targets: Sequence[str] | str | None) -> str:
@@ -75,8 +79,7 @@ def _targets(targets: Sequence[str] | str | None) -> str:
 
 
 def _data(row: AdapterRow) -> Text:
-    seed = "" if row.seed is None else f" seed {row.seed}"
-    return _two(row.task, f"{row.data or NOTHING}{seed}", style="")
+    return _two(row.task, row.data and row.data.removeprefix("builtin:"), style="")
 
 
 def _score(row: AdapterRow, name: str) -> Text:

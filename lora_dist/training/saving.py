@@ -47,7 +47,7 @@ def save_model(
             trainer.model.to(dtype)
         else:
             weights = {name: weight.to(dtype) for name, weight in weights.items()}
-    told = team.first_does(lambda: provenance_of(run, pretrained)) if adapted else None
+    told = team.first_does(lambda: provenance_of(run, pretrained, folder.parent.name)) if adapted else None
     team.first_does(lambda: _write(trainer.model, weights, folder, tokenizer, told))
 
 
