@@ -149,8 +149,8 @@ def test_a_prompt_that_leaves_nothing_to_continue_is_refused(base, eight, length
     [
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
-        ({"bias": "lora_only"}, "bias=lora_only"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa"),
+        ({"bias": "lora_only"}, "bias: lora_only"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: pissa"),
     ],
 )
 def test_what_would_change_the_base_under_the_others_is_refused_by_name(base, tmp_path, config, told):

@@ -163,7 +163,7 @@ def refuse_other_base(adapter: AdapterFolder, base: ModelSection, found: str | N
     told = adapter.provenance
     if told is None or told.base.fingerprint == (found or fingerprint_of(base)):
         return
-    trained_on = told.base.source or told.base.path
+    trained_on = f"a pruned {told.base.source}" if told.base.source else told.base.path
     raise ModelError(
         key=adapter.name,
         problem=f"was trained on other weights than those of '{base.path}' (on {trained_on}, "

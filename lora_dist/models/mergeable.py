@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from peft import LoraConfig
 
 from lora_dist.errors import ModelError
 from lora_dist.models.adapter_folder import CONFIG, AdapterFolder
-
-_NOT_OURS = (
-    "modules_to_save", "lora_bias", "layer_replication", "target_parameters", "trainable_token_indices",
-    "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config",
-)  # fmt: skip
-"""Settings of peft (0.21) that train something beside the factors, or apply them in another way."""
-_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that take the first update out of the base's weights: the factors go with what is left of those."""
+from lora_dist.models.beyond_lora import beyond_lora
 
 
 def refuse_unmergeable(adapters: Sequence[AdapterFolder], weights: Sequence[float], method: str) -> None:
@@ -28,7 +19,7 @@ def refuse_unmergeable(adapters: Sequence[AdapterFolder], weights: Sequence[floa
     """
     for adapter in adapters:
         _check_numbers(adapter)
-        unusual = list(_unusual(adapter.config))
+        unusual = beyond_lora(adapter.config)
         if unusual:
             raise ModelError(
                 key=adapter.name,
@@ -41,17 +32,6 @@ def refuse_unmergeable(adapters: Sequence[AdapterFolder], weights: Sequence[floa
 
 
 _PLAIN = ("linear", "weighted")
-
-
-def _unusual(config: LoraConfig) -> Iterator[str]:
-    for name in _NOT_OURS:
-        if value := getattr(config, name, None):
-            yield f"{name}: {str(value)[:60]}"
-    if config.bias != "none":
-        yield f"bias: {config.bias}"
-    start = config.init_lora_weights
-    if isinstance(start, str) and start.startswith(_CHANGES_THE_BASE):
-        yield f"init_lora_weights: {start}, which changes the base"
 
 
 def _check_numbers(adapter: AdapterFolder) -> None:

@@ -13,16 +13,7 @@ from transformers import PreTrainedModel
 from lora_dist.errors import ModelError, Problem
 from lora_dist.models.adapter_files import read_header
 from lora_dist.models.adapter_folder import AdapterFolder
-
-_MORE_THAN_LORA = (
-    "modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication", "alora_invocation_tokens",
-    "arrow_config", "use_qalora", "use_bdlora", "kasa_config", "velora_config", "monteclora_config", "megatron_config",
-)  # fmt: skip
-"""Fields of LoraConfig (peft 0.21) by which an adapter changes more than one low-rank update of each linear: what peft
-does with them in a batch of several adapters differs from field to field."""
-_LEAVES_BASE_ALONE = (True, False, "gaussian", "orthogonal")
-"""Values of `init_lora_weights` that only make A and B. The others (pissa, olora, corda, loftq, ...) put something else
-in the place of the base's weights when the adapter comes, which every other adapter on it would see."""
+from lora_dist.models.beyond_lora import beyond_lora
 
 
 @dataclass(frozen=True)
@@ -53,12 +44,7 @@ def _problems_of(adapter: AdapterFolder) -> Iterator[Problem]:
         read_header(adapter.weights)
     except ModelError as error:
         yield from error.problems
-    config = adapter.config
-    more = [name for name in _MORE_THAN_LORA if getattr(config, name, None)]
-    if config.bias != "none":
-        more.append(f"bias={config.bias}")
-    if config.init_lora_weights not in _LEAVES_BASE_ALONE:
-        more.append(f"init_lora_weights={config.init_lora_weights}")
+    more = beyond_lora(adapter.config)
     if more:
         problem = f"is more than LoRA ({', '.join(more)}): it would change the base under the others"
         yield Problem(adapter.name, problem, "leave it out, and open it by itself with peft")
