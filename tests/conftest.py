@@ -111,6 +111,20 @@ def calm(tmp_path_factory, tiny_model, problem_files, cluster) -> Path:
 
 
 @pytest.fixture
+def mount(request):
+    """Mount a tmpfs for the length of a test."""
+
+    def do(folder: Path, options: str) -> None:
+        if os.geteuid() != 0:
+            pytest.skip(f"root, which may mount a small disk, {'is absent here'}")
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+        request.addfinalizer(lambda: subprocess.run(["umount", str(folder)], check=True))
+
+    return do
+
+
+@pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """squeue and sacct of a cluster that knows no job yet: all that is on this test's PATH."""
     from slurm_replies import FakeSlurm
@@ -133,6 +147,14 @@ class Done:
     def error_lines(self) -> list[str]:
         """The lines by which the user is told what to mend."""
         return [line for line in self.err.splitlines() if line.startswith("lora-dist: ")]
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Every file's bytes and every folder, by path. An output_dir with nothing in it is as good as none."""
+    found = {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+    if not any(name.startswith("runs/") for name in found):
+        found.pop("runs", None)
+    return found
 
 
 def run_cli(*words: str, cwd: Path, timeout: float = 240, env: dict[str, str] | None = None) -> Done:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -10,22 +9,9 @@ from pathlib import Path
 import pytest
 from bad_adapter_cases import ADAPTERS
 from bad_input_cases import CASES, Place
+from bad_merging_cases import MERGING
 from bad_pruning_cases import PRUNING
-from conftest import run_cli
-
-
-@pytest.fixture
-def mount(request):
-    """Mount a tmpfs for the length of a test."""
-
-    def do(folder: Path, options: str) -> None:
-        if os.geteuid() != 0:
-            pytest.skip(f"root, which may mount a small disk, {'is absent here'}")
-        folder.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
-        request.addfinalizer(lambda: subprocess.run(["umount", str(folder)], check=True))
-
-    return do
+from conftest import run_cli, tree
 
 
 @pytest.fixture(scope="session")
@@ -39,19 +25,11 @@ def no_stack(tmp_path_factory) -> Path:
     return folder
 
 
-def tree(folder: Path) -> dict[str, bytes | None]:
-    """Every file's bytes and every folder, by path. An output_dir with nothing in it is as good as none."""
-    found = {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
-    if not any(name.startswith("runs/") for name in found):
-        found.pop("runs", None)
-    return found
-
-
 @pytest.mark.parametrize(
     "case",
     [
         pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else [])
-        for case in [*CASES, *PRUNING, *ADAPTERS]
+        for case in [*CASES, *PRUNING, *ADAPTERS, *MERGING]
     ],
 )
 def test_a_mistake_is_told_with_its_key_and_fix_and_leaves_no_trace(

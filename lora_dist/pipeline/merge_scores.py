@@ -40,16 +40,29 @@ class Yardstick:
     run: Run
     """Its model is the base; data and evaluate say the rest."""
     tokens: TokenisedData | TokenSet
+    adapters: tuple[AdapterFolder, ...]
+    methods: tuple[MethodSection | None, ...]
+    """What trained each adapter; None for somebody else's."""
 
     @classmethod
-    def of(cls, run: Run, tokenizer: PreTrainedTokenizerBase, tokens_folder: Path, progress: Progress) -> Yardstick:
+    def of(
+        cls,
+        run: Run,
+        adapters: Sequence[AdapterFolder],
+        tokenizer: PreTrainedTokenizerBase,
+        tokens_folder: Path,
+        progress: Progress,
+    ) -> Yardstick:
         """The test split of `run`'s data: the tokens on the disk, where they are these; nothing is written.
 
         Raises:
+            ModelError: an adapter does not say how it was trained in terms of ours.
             UserError: the data cannot be used.
         """
+        methods = tuple(map(_method_of, adapters))
         context = context_length(empty_model(run.model))
-        return cls(run, find_or_tokenise(run.data, tokenizer, context, tokens_folder, progress))
+        tokens = find_or_tokenise(run.data, tokenizer, context, tokens_folder, progress)
+        return cls(run, tokens, tuple(adapters), methods)
 
 
 @dataclass(frozen=True)
@@ -60,15 +73,13 @@ class Measured:
     scores: RowScores
 
 
-def measure_merge(
-    yardstick: Yardstick, adapters: Sequence[tuple[str, AdapterFolder]], merged: Path, progress: Progress
-) -> dict[str, Any]:
+def measure_merge(yardstick: Yardstick, names: Sequence[str], merged: Path, progress: Progress) -> dict[str, Any]:
     """Score the base, the base with each adapter alone (QLoRA: on its 4-bit base too), and the merged model.
 
     One model is in memory at a time.
 
     Args:
-        adapters: each with what it is called.
+        names: what the adapters are called.
         merged: the folder of the merged model.
     Returns:
         For merge.json: split, token_hash, rows, scored_tokens, and models, each with name, perplexity, ci95, and (all
@@ -77,8 +88,10 @@ def measure_merge(
         ModelError: a model cannot be loaded, or the base is worse than uniform guessing.
     """
     found = [
-        *_on_four_bit(yardstick, adapters, progress),
-        *_on_base(yardstick, adapters, progress),
+        *_on_four_bit(yardstick, names, progress),
+        *_bare_and_adapted(
+            "base", yardstick, _load(yardstick), list(zip(names, yardstick.adapters, strict=True)), progress
+        ),
         Measured(MERGED, _score(yardstick, _load(yardstick, folder=merged), MERGED, progress)),
     ]
     release_memory()
@@ -93,24 +106,21 @@ def measure_merge(
     }
 
 
-def _on_four_bit(
-    yardstick: Yardstick, adapters: Sequence[tuple[str, AdapterFolder]], progress: Progress
-) -> Iterator[Measured]:
-    """QLoRA adapters where they were trained: on the base in 4 bit."""
-    for name, adapter in adapters:
-        method = _method_of(adapter)
-        if method is None or method.kind != "qlora":
-            continue
+def _on_four_bit(yardstick: Yardstick, names: Sequence[str], progress: Progress) -> Iterator[Measured]:
+    """QLoRA adapters where they were trained: on the base in 4 bit, loaded once for all that were quantised alike."""
+    alike: dict[bool, list[tuple[str, AdapterFolder, MethodSection]]] = {}
+    for name, adapter, method in zip(names, yardstick.adapters, yardstick.methods, strict=True):
+        if method is not None and method.kind == "qlora":
+            alike.setdefault(method.double_quantization, []).append((name, adapter, method))
+    for members in alike.values():
+        method = max((method for _, _, method in members), key=lambda method: bool(method.preserve_sparsity))
         run = yardstick.run.model_copy(update={"method": method})
         model = _load(yardstick, quantization=quantization_config(method, dtype_of(run.model, _device())))
         recall_zeros(model, run, None)
-        yield from _bare_and_adapted("4-bit base", yardstick, model, [(name, adapter)], progress)
-
-
-def _on_base(
-    yardstick: Yardstick, adapters: Sequence[tuple[str, AdapterFolder]], progress: Progress
-) -> Iterator[Measured]:
-    yield from _bare_and_adapted("base", yardstick, _load(yardstick), adapters, progress)
+        pairs = [(name, adapter) for name, adapter, _ in members]
+        scored = _bare_and_adapted("4-bit base", yardstick, model, pairs, progress)
+        del model  # or the next one would be loaded beside it
+        yield from scored
 
 
 def _bare_and_adapted(

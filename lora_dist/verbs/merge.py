@@ -158,7 +158,7 @@ class _Job:
         run_folder = run_folder_of(adapters[0].path) if adapters[0].is_local else None
         texts = Texts.gather(request, merge, found, run_folder)
         files = MergedFolder(merge, request.into, tokenizer)
-        yardstick, why_not = _yardstick(request, base, run_folder, tokenizer, show)
+        yardstick, why_not = _yardstick(request, adapters, base, run_folder, tokenizer, show)
         return cls(request, adapters, files, yardstick, why_not, texts)
 
     def measure(self, merged: MergedWeights, show: Progress) -> dict[str, Any]:
@@ -167,10 +167,9 @@ class _Job:
         from lora_dist.pipeline.merge_scores import measure_merge
 
         names = self.texts.names if len(self.adapters) > 1 else ("adapter",)
-        pairs = list(zip(names, self.adapters, strict=True))
         complete = f"the merged model in {self.request.into} is complete"
         try:
-            found = measure_merge(self.yardstick, pairs, self.request.into, show)
+            found = measure_merge(self.yardstick, names, self.request.into, show)
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted: {complete}, and not evaluated") from None
         except UserError as error:
@@ -208,7 +207,12 @@ def _merge_of(request: MergeRequest, adapters: Sequence[AdapterFolder], base: Mo
 
 
 def _yardstick(
-    request: MergeRequest, base: ModelSection, run_folder: RunFolder | None, tokenizer: Any, show: Progress
+    request: MergeRequest,
+    adapters: Sequence[AdapterFolder],
+    base: ModelSection,
+    run_folder: RunFolder | None,
+    tokenizer: Any,
+    show: Progress,
 ) -> tuple[Yardstick | None, str | None]:
     """What to measure on, or why there is nothing."""
     from lora_dist.pipeline.merge_scores import Yardstick
@@ -219,4 +223,4 @@ def _yardstick(
     if run is None:
         return None, "no run that trained the adapter was found beside it; to evaluate, give --data PATH data.task=..."
     tokens = (run_folder.experiment if run_folder else ExperimentFolder(request.into)).tokens
-    return Yardstick.of(run, tokenizer, tokens, show), None
+    return Yardstick.of(run, adapters, tokenizer, tokens, show), None
