@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from lora_dist import adapter_generate
 from lora_dist.cli.adapter_output import print_generations
+from lora_dist.cli.output import stdout
 from lora_dist.cli.several_words import spread
 from lora_dist.data.prompts import encode_prompts, read_prompts
 from lora_dist.errors import ConfigError, DataError, ModelError, UserError
@@ -169,7 +170,7 @@ def test_the_command_line_prints_one_json_document_or_texts_side_by_side(
     found = adapter_generate(str(tiny_model), [*map(str, adapters[:2])], prompts=PROMPTS, max_new_tokens=6)
     assert json.loads(json.dumps(found.document()))["prompts"] == document["prompts"]
     for width, columns in ((60, 1), (80, 2), (120, 3)):
-        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setattr(stdout, "width", width)
         print_generations(found, as_json=False)
         lines = capsys.readouterr().out.splitlines()
         assert max(len(line) for line in lines[:-2]) <= width  # the last ones are not wrapped

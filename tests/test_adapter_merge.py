@@ -268,6 +268,7 @@ def test_a_measurement_that_fails_costs_the_scores_and_not_the_merge(tmp_path, t
     assert json.loads((tmp_path / "merged" / "merge.json").read_text())["evaluation"] is None
 
 
+@pytest.mark.slow
 def test_json_is_one_document(tmp_path, trained):
     done = run_cli(
         "adapter", "merge", run_of(trained, "lora").path, "--into", "m", "--no-evaluate", "--json", cwd=tmp_path
@@ -327,6 +328,7 @@ def test_a_push_that_cannot_be_is_refused_before_any_work(tmp_path, trained, hub
     assert not hub.repositories
 
 
+@pytest.mark.slow
 def test_a_hub_that_refuses_the_upload_leaves_the_folder_and_says_so(tmp_path, trained, hub):
     done = pushed(hub, tmp_path, trained, "hf_writer", repository="others/merged")
     assert done.code == 2, done.err
@@ -335,6 +337,7 @@ def test_a_hub_that_refuses_the_upload_leaves_the_folder_and_says_so(tmp_path, t
     assert (tmp_path / "m" / "merge.json").is_file()
 
 
+@pytest.mark.slow
 def test_an_adapter_of_the_hub_is_merged_under_its_name(tmp_path, tiny_model, hub):
     adapter = adapter_on(tiny_model, tmp_path / "adapter")
     config = json.loads((adapter / "adapter_config.json").read_text())
