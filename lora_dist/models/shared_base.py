@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -74,8 +75,9 @@ def share_base(base: PreTrainedModel, adapters: Sequence[AdapterFolder]) -> Shar
 
 def _put(model: PreTrainedModel | PeftModel, adapter: AdapterFolder, name: str) -> PeftModel:
     """One more adapter on a model. peft fills what a file lacks with untrained values, so that is looked at."""
-    config: LoraConfig = adapter.config
+    config: LoraConfig = copy.copy(adapter.config)
     config.inference_mode = True
+    config.base_model_name_or_path = None  # peft warns of a base that has been moved; its weights were compared
     if isinstance(model, PeftModel):
         model.add_adapter(name, config)
     else:

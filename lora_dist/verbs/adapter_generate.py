@@ -110,9 +110,8 @@ def adapter_generate(
         UserError: an adapter is damaged or another base's, a prompt is missing, too long, ...
     """
     _refuse_numbers(max_new_tokens, batch_size)
-    given = _given(prompts, file)
+    given, show = _given(prompts, file), progress or (lambda *_: None)
     _refuse_names(adapters)
-    show = progress or (lambda *_: None)
     show("starting", 0, 0, "importing torch, transformers, peft")
     from lora_dist.config.sections import ModelSection
     from lora_dist.data.prompts import encode_prompts
@@ -121,21 +120,16 @@ def adapter_generate(
 
     quiet_transformers()
     section = ModelSection(path=base, dtype=dtype)
-    found = _found(adapters)
-    if not force:
-        _refuse_other_bases(found, section)
-    tokenizer = load_tokenizer(section)
-    encoded = encode_prompts(given, tokenizer)
+    found = _found(adapters, section, force=force)
+    encoded = encode_prompts(given, tokenizer := load_tokenizer(section))
     show("loading", 0, 0, base)
     swapping = Swapping(_loaded(section), found)
     each = [*range(len(found)), *([None] if with_base else [])]
     new_ids, facts = swapping.continue_rows(
         [Row(prompt.input_ids, adapter) for prompt in encoded for adapter in each],
-        tokenizer,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
+        tokenizer, max_new_tokens=max_new_tokens, batch_size=batch_size,
         progress=lambda done, total: show("generating", done, total, ""),
-    )
+    )  # fmt: skip
     used = _used(found, swapping.apart, checked=not force)
     names = [BASE_NAME if adapter is None else used[adapter].name for adapter in each]
     told = tuple(_side_by_side([prompt.text for prompt in encoded], names, new_ids, tokenizer))
@@ -172,8 +166,8 @@ def _refuse_names(adapters: Sequence[str]) -> None:
             raise ModelError(key="--adapters", problem=problem, fix="give the folder another name")
 
 
-def _found(adapters: Sequence[str]) -> list[AdapterFolder]:
-    """The adapters, or all that is wrong with them together."""
+def _found(adapters: Sequence[str], section: ModelSection, *, force: bool) -> list[AdapterFolder]:
+    """The adapters of this base, or all that is wrong with them together."""
     from lora_dist.models.adapter_folder import find_adapter
     from lora_dist.models.shared_base import sharing_problems
 
@@ -184,6 +178,8 @@ def _found(adapters: Sequence[str]) -> list[AdapterFolder]:
         except UserError as error:
             problems += error.problems
     raise_together([*problems, *sharing_problems(found)])
+    if not force:
+        _refuse_other_bases(found, section)
     return found
 
 
