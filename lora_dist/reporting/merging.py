@@ -9,7 +9,7 @@ from typing import Any
 from lora_dist.evaluation.statistics import FEWEST_ROWS
 from lora_dist.reporting.cells import Cell
 from lora_dist.reporting.rows import NO_DIFFERENCE, QUALITY_SPLIT, Comparison, Group, Row
-from lora_dist.reporting.words import NOTHING, listed, percent, perplexity, with_interval
+from lora_dist.reporting.words import NOTHING, listed, percent, perplexity, setting, with_interval
 from lora_dist.store.record import MergedForm
 
 FILE_NAME = "merging.csv"
@@ -77,7 +77,7 @@ class FormRow:
         if self.form.versus_trained is None:
             return Cell((TRAINED,))
         if self.is_same:
-            return Cell(("the same", f"to {SAME:g}"))
+            return Cell(("the same", f"to {setting(SAME)}"))
         return Cell(with_interval(*self.form.versus_trained, signed=True), self.verdict)
 
     def values(self) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from typing import Any
 
 import yaml
 
+from lora_dist.reporting.merging import SAME
+from lora_dist.reporting.words import setting
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _METHOD = {
     "linear": "LoRA factors added up, each weighted by the square root of its weight",
@@ -127,6 +130,8 @@ def difference_in_words(model: Mapping[str, Any]) -> str:
     found = model.get("merged_minus")
     if found is None:
         return "-"
+    if abs(found["difference"]) <= SAME * model["perplexity"]:
+        return f"the same to {setting(SAME)}"
     low, high = found["ci95"]
     shown = "" if found["is_shown"] else ", no difference shown"
     return f"{found['difference']:+.4f} [{low:+.4f}, {high:+.4f}]{shown}"

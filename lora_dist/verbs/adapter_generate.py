@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lora_dist.errors import ConfigError, DataError, ModelError, Problem, UserError, raise_together
+from lora_dist.verbs.options import TRUST, in_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,6 +86,7 @@ class AdapterGenerations:
         }
 
 
+@in_options("BASE", {TRUST: "open it by itself with peft"})
 def adapter_generate(
     base: str,
     adapters: Sequence[str],

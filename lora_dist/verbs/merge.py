@@ -17,7 +17,7 @@ from lora_dist.store.folders import ExperimentFolder, RunFolder
 from lora_dist.verbs.folders import check_writable
 from lora_dist.verbs.merge_data import run_folder_of, run_to_measure
 from lora_dist.verbs.merge_texts import Texts, portable
-from lora_dist.verbs.options import in_options
+from lora_dist.verbs.options import TRUST, in_options
 from lora_dist.verbs.train import Progress, silent
 
 if TYPE_CHECKING:
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from lora_dist.models.merging import Merge, MergedWeights
     from lora_dist.pipeline.merge_scores import Yardstick
 
+_FIXES = {
+    TRUST: "merge it with peft's merge_and_unload",
+    "choose another output_dir": "choose another --into",
+    "choose an output_dir": "choose an --into",
+    "name or output_dir": "--into",
+    "correct the path": "correct the path, give --data, or --no-evaluate",
+}
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -110,7 +117,7 @@ def merge_adapters(request: MergeRequest, *, progress: Progress | None = None) -
     if request.push is not None:
         check_push(request.push)
     show = progress or silent
-    with in_options():
+    with in_options("--base", _FIXES):
         job = _Job.of(request, show)
         merged = job.files.write(lambda found: job.texts.of(found, None, job.why_not), show)
         document, _ = job.texts.of(merged, None, job.why_not)

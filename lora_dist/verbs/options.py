@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from lora_dist.errors import Problem, Refused, UserError
 
-_KEYS = {"model.path": "--base", "model.revision": "--revision"}
-_FIXES = {
-    "set model.trust_remote_code=true if you trust it": "merge it with peft's merge_and_unload",
-    "choose another output_dir": "choose another --into",
-    "choose an output_dir": "choose an --into",
-    "name or output_dir": "--into",
-    "correct the path": "correct the path, give --data, or --no-evaluate",
-}
+TRUST = "set model.trust_remote_code=true if you trust it"
+"""The fix for a model that comes with code of its own: such a command never runs it, and has another fix."""
 
 
 @contextlib.contextmanager
-def in_options() -> Iterator[None]:
-    """Name `--base` where the model's key would be named, and so on.
+def in_options(base: str, fixes: Mapping[str, str]) -> Iterator[None]:
+    """Name the option `base` where the model's key would be named, and put other words into the fixes.
 
+    Args:
+        fixes: parts of fixes, and what to say instead.
     Raises:
         UserError: the one that came, in these words.
     """
+    keys = {"model.path": base, "model.revision": "--revision"}
+
+    def said(problem: Problem) -> Problem:
+        fix = problem.fix
+        for theirs, ours in fixes.items():
+            fix = fix.replace(theirs, ours)
+        return replace(problem, key=keys.get(problem.key, problem.key), fix=fix)
+
     try:
         yield
     except Refused as error:
-        raise Refused(map(_said, error.problems)) from error
+        raise Refused(map(said, error.problems)) from error
     except UserError as error:
-        said = _said(error.problems[0])
-        raise type(error)(key=said.key, problem=said.problem, fix=said.fix) from error
-
-
-def _said(problem: Problem) -> Problem:
-    fix = problem.fix
-    for theirs, ours in _FIXES.items():
-        fix = fix.replace(theirs, ours)
-    return replace(problem, key=_KEYS.get(problem.key, problem.key), fix=fix)
+        (problem,) = map(said, error.problems)
+        raise type(error)(key=problem.key, problem=problem.problem, fix=problem.fix) from error
