@@ -56,9 +56,9 @@ def main(arguments: argparse.Namespace) -> None:
         }
         measured = {}
         for side, words in sides.items():
-            measured[side] = measure(words, arguments)
-            print(f"{side:10} peak {gib(measured[side]['peak'])} = {measured[side]['peak'] / size:5.1%} of the model's "
-                  f"{gib(size)}, {measured[side]['seconds']:.1f} s", flush=True)  # fmt: skip
+            found = measured[side] = measure(words, arguments)
+            print(f"{side:10} peak {gib(found['peak'])} = {found['peak'] / size:5.1%} of the model's {gib(size)}, "
+                  f"{found['seconds']:.1f} s (CPU {found['cpu_seconds']:.1f} s)", flush=True)  # fmt: skip
         print(f"largest difference between the two results: {compare(work / 'ours', work / 'theirs')}")
     share = measured["lora-dist"]["peak"] / size
     print(f"{share:.1%} of the model (target: under {MOST:.0%})")
@@ -182,8 +182,9 @@ def watch(words: list[str]) -> None:
     done = subprocess.run(words, check=False)
     subprocess.run(["sync"], check=True)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    print(json.dumps({"peak": peak, "seconds": seconds}))
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = used.ru_utime + used.ru_stime
+    print(json.dumps({"peak": used.ru_maxrss * 1024, "seconds": seconds, "cpu_seconds": cpu}))
     sys.exit(done.returncode)
 
 
