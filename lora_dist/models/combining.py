@@ -50,7 +50,7 @@ def _by_factors(parts: Sequence[Factors], weights: Sequence[float]) -> Tensor:
     """(sum of B sqrt|w s|) (sum of A sqrt|w s| sign(w s)): what peft's `linear` makes; exact for one adapter."""
     scales = [part.scaling * weight for part, weight in zip(parts, weights, strict=True)]
     if len(parts) == 1:
-        return (parts[0].b @ parts[0].a).mul_(scales[0])
+        return (parts[0].b * scales[0]) @ parts[0].a
     a_KC = sum(part.a * math.copysign(math.sqrt(abs(scale)), scale) for part, scale in zip(parts, scales, strict=True))
     b_RK = sum(part.b * math.sqrt(abs(scale)) for part, scale in zip(parts, scales, strict=True))
     return b_RK @ a_KC
