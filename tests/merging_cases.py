@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -35,6 +36,35 @@ def llama_base(folder: Path, *, tied: bool = False, dtype: torch.dtype = torch.f
             if weight.ndim == 2:
                 weight.normal_(std=0.2)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
+    return folder
+
+
+def wide_base(folder: Path) -> dict[str, tuple[int, ...]]:
+    """A Llama of 256 MiB, its tensors written one by one, so that this process never holds them; their shapes."""
+    wide = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8, "num_attention_heads": 8,
+            "num_key_value_heads": 8, "vocab_size": 32}  # fmt: skip
+    config = LlamaConfig(**wide, dtype="bfloat16", architectures=["LlamaForCausalLM"])
+    config.save_pretrained(folder)
+    with torch.device("meta"):
+        shapes = {name: tuple(weight.shape) for name, weight in LlamaForCausalLM(config).state_dict().items()}
+    files = {name: f"s{number}.safetensors" for number, name in enumerate(shapes)}
+    for name, shape in shapes.items():
+        weight = torch.full(shape, 0.5, dtype=torch.bfloat16)
+        save_file({name: weight}, folder / files[name], metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return shapes
+
+
+def wide_adapter(folder: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
+    """A rank-4 adapter on its linears."""
+    factors = {}
+    for name, shape in shapes.items():
+        if "_proj" in name:
+            key = f"base_model.model.{name.removesuffix('.weight')}"
+            factors[f"{key}.lora_A.weight"] = torch.full((4, shape[1]), 0.01)
+            factors[f"{key}.lora_B.weight"] = torch.full((shape[0], 4), 0.01)
+    LoraConfig(r=4, target_modules="all-linear").save_pretrained(folder)
+    save_file(factors, folder / "adapter_model.safetensors")
     return folder
 
 

@@ -15,25 +15,19 @@ from merging_cases import (
     llama_base,
     merge_here,
     opened,
-    silent,
     updates_of,
 )
-from peft import LoraConfig, PeftModel, get_peft_model
-from pruning_cases import zero_half
-from safetensors.torch import load_file, save_file
+from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from lora_dist.config.combination import Combination
-from lora_dist.config.sections import ModelSection
 from lora_dist.errors import ConfigError, ModelError
 from lora_dist.models.adapter_folder import base_of, find_adapter
-from lora_dist.models.adapters import name_kept_zeros
 from lora_dist.models.combining import combined_update
 from lora_dist.models.companions import _with_dtype
-from lora_dist.models.device import peak_memory, reset_peak_memory, trim_memory
 from lora_dist.models.factors import Factors
-from lora_dist.models.merging import Merge, deal
-from lora_dist.models.sparse_lora import keep_zeros
+from lora_dist.models.merging import deal
 
 SINGLE = {
     "plain": {},
@@ -219,60 +213,6 @@ def test_the_config_says_the_dtype_of_the_weights_in_all_its_parts():
     }  # fmt: skip
 
 
-def zeros_of(weights):
-    return {name: weight == 0 for name, weight in weights.items() if "proj" in name}
-
-
-@pytest.fixture
-def pruned(tmp_path):
-    model = opened(llama_base(tmp_path / "dense"))
-    zero_half(model)
-    model.save_pretrained(tmp_path / "pruned")
-    return tmp_path / "pruned"
-
-
-@pytest.mark.parametrize("method", ["linear", "weighted", "ties", "dare"])
-def test_keep_zeros_keeps_exactly_those_of_the_base_and_without_it_they_are_filled(tmp_path, pruned, method):
-    adapters = [adapter_on(pruned, tmp_path / f"a{n}", seed=n) for n in (1, 2)]
-    before = zeros_of(load_file(pruned / "model.safetensors"))
-    kept, counts = merge_here(pruned, adapters, tmp_path / "kept", method=method, keep_zeros=True)
-    assert all(torch.equal(zero, before[name]) for name, zero in zeros_of(kept).items())
-    zeros = sum(int(zero.sum()) for zero in before.values())
-    assert (counts.zeros_before, counts.zeros_after, counts.filled, counts.kept_zeros) == (zeros, zeros, 0, True)
-    filled, counts = merge_here(pruned, adapters, tmp_path / "filled", method=method, density=1.0)
-    assert not any(zero.any() for zero in zeros_of(filled).values())
-    assert (counts.zeros_before, counts.zeros_after, counts.filled, counts.kept_zeros) == (zeros, 0, zeros, False)
-
-
-def test_an_adapter_that_keeps_zeros_is_merged_into_what_was_trained(tmp_path, pruned):
-    model = get_peft_model(opened(pruned), keep_zeros(LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")))
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.3)
-    model.save_pretrained(tmp_path / "adapter")
-    name_kept_zeros(tmp_path / "adapter")
-    expected = model.eval()(IDS).logits
-    merged, counts = merge_here(pruned, [tmp_path / "adapter"], tmp_path / "merged")
-    before = zeros_of(load_file(pruned / "model.safetensors"))
-    assert counts.kept_zeros
-    assert all(torch.equal(zero, before[name]) for name, zero in zeros_of(merged).items())
-    (tmp_path / "merged" / "config.json").write_bytes((pruned / "config.json").read_bytes())
-    torch.testing.assert_close(opened(tmp_path / "merged")(IDS).logits, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_a_row_of_zeros_under_dora_stays_one(tmp_path):
-    model = opened(llama_base(tmp_path / "dense"))
-    with torch.no_grad():
-        model.model.layers[0].self_attn.q_proj.weight[3] = 0
-    model.save_pretrained(tmp_path / "base")
-    adapter = adapter_on(tmp_path / "base", tmp_path / "adapter", use_dora=True)
-    merged, _ = merge_here(tmp_path / "base", [adapter], tmp_path / "merged", keep_zeros=True)
-    assert not merged["model.layers.0.self_attn.q_proj.weight"][3].any()
-    assert all(weight.isfinite().all() for weight in merged.values())
-
-
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_merged_logits_are_those_before_and_the_folder_opens_anywhere(tmp_path, monkeypatch, tied):
     base = llama_base(tmp_path / "base", tied=tied, shard="10KB")
@@ -286,45 +226,6 @@ def test_merged_logits_are_those_before_and_the_folder_opens_anywhere(tmp_path, 
     before = PeftModel.from_pretrained(opened(base), adapter).eval()(IDS).logits
     torch.testing.assert_close(model(IDS).logits, before, rtol=1e-5, atol=1e-5)
     assert (model(IDS).logits - opened(base)(IDS).logits).abs().max() > 0.01
-
-
-def test_merging_takes_far_less_memory_than_the_model(tmp_path, monkeypatch):
-    folder = tmp_path / "base"
-    llama_base(folder)
-    config = json.loads((folder / "config.json").read_text())
-    wide = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8, "num_attention_heads": 8,
-            "num_key_value_heads": 8, "head_dim": 128}  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config | wide))
-    (folder / "model.safetensors").unlink()
-    with torch.device("meta"):
-        model = LlamaForCausalLM(LlamaForCausalLM.config_class(**config | wide))
-    names = list(model.state_dict())
-    for number, name in enumerate(names):  # written one by one, so that this process has never held them
-        weight = torch.full(model.get_parameter(name).shape, 0.5, dtype=torch.bfloat16)
-        save_file({name: weight}, folder / f"s{number}.safetensors", metadata={"format": "pt"})
-    index = {"metadata": {}, "weight_map": {name: f"s{number}.safetensors" for number, name in enumerate(names)}}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (tmp_path / "adapter").mkdir()
-    factors = {}
-    for name in names:
-        if "_proj" in name:
-            rows, columns = model.get_parameter(name).shape
-            key = f"base_model.model.{name.removesuffix('.weight')}"
-            factors[f"{key}.lora_A.weight"] = torch.full((4, columns), 0.01)
-            factors[f"{key}.lora_B.weight"] = torch.full((rows, 4), 0.01)
-    save_file(factors, tmp_path / "adapter" / "adapter_model.safetensors")
-    LoraConfig(r=4, target_modules="all-linear").save_pretrained(tmp_path / "adapter")
-    monkeypatch.setattr("lora_dist.models.merging._LEAST_SHARD", 16 * 2**20)
-    merge = Merge(ModelSection(path=str(folder)), [find_adapter(str(tmp_path / "adapter"))])
-    assert merge.bytes() > 250 * 2**20
-    trim_memory()
-    cpu = torch.device("cpu")
-    reset_peak_memory(cpu)
-    before = peak_memory(cpu).bytes
-    (tmp_path / "merged").mkdir()
-    merge.write(tmp_path / "merged", silent)
-    rise = peak_memory(cpu).bytes - before
-    assert rise < 0.5 * merge.bytes(), f"{rise / 2**20:.0f} MiB for {merge.bytes() / 2**20:.0f}"
 
 
 def test_an_adapter_without_a_base_says_that_it_has_to_be_named(tmp_path, base):
