@@ -160,6 +160,7 @@ def test_a_run_that_keeps_zeros_is_merged_into_its_pruned_base_and_so_is_the_nex
     assert expand(experiment)[0].method.preserve_sparsity
 
 
+@pytest.mark.slow
 def test_a_plain_adapter_fills_the_zeros_and_keep_zeros_does_not(tmp_path, trained):
     base = run_of(trained, "pruned").pruned
     plain = adapter_on(base, tmp_path / "plain")
@@ -173,6 +174,7 @@ def test_a_plain_adapter_fills_the_zeros_and_keep_zeros_does_not(tmp_path, train
     assert (tmp_path / "kept" / "pruning.json").read_bytes() == (base / "pruning.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_several_adapters_are_each_measured_alone_and_together(tmp_path, trained):
     runs = [run_of(trained, arm) for arm in ("lora", "qlora")]
     how = Combination("ties", (0.7, 0.6), density=0.4)
@@ -211,6 +213,7 @@ def test_scores_and_the_difference_are_those_of_the_rows(tmp_path, trained):
     )
 
 
+@pytest.mark.slow
 def test_an_adapter_of_somebody_else_is_merged_and_it_is_said_that_it_was_not_measured(tmp_path, tiny_model):
     adapter = adapter_on(tiny_model, tmp_path / "adapter")
     done = run_cli("adapter", "merge", "adapter", "--into", "merged", cwd=tmp_path)
@@ -226,6 +229,7 @@ def test_an_adapter_of_somebody_else_is_merged_and_it_is_said_that_it_was_not_me
     assert largest_gap(weights, by_peft(tiny_model, [adapter])) < 1e-6
 
 
+@pytest.mark.slow
 def test_other_data_are_measured_on_with_the_columns_of_the_run_or_with_all_that_is_said(
     tmp_path, trained, tiny_model, problem_files
 ):
@@ -240,6 +244,7 @@ def test_other_data_are_measured_on_with_the_columns_of_the_run_or_with_all_that
     assert perplexities(other)["base"] == pytest.approx(perplexities(result)["base"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_force_merges_into_another_base_and_says_so(tmp_path, trained, tiny_model):
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     with torch.no_grad():
