@@ -182,6 +182,7 @@ def test_the_next_command_compares_the_best_of_one_base(runs):
     assert "far" not in command
 
 
+@pytest.mark.slow
 def test_500_adapters_are_listed_in_a_second(tmp_path):
     made = Synthetic(tmp_path / "e", {"lora": {}}, seeds=list(range(500)))
     first = made.finish(made.runs[0], 2.5)

@@ -48,14 +48,13 @@ def assert_same_trajectory(ours, theirs):
     [
         ("ddp", "lora"),
         ("zero2", "full"),
-        ("zero3", "lora"),
         ("zero3", "sparse"),
         *(
             pytest.param(strategy, arm, marks=SLOW)
             for strategy, arm in [
                 ("ddp", "full"), ("zero1", "lora"), ("zero1", "full"), ("zero2", "lora"), ("zero3", "full"),
                 ("ddp", "qlora"), ("zero2", "qlora"), ("ddp", "partial"), ("zero2", "partial"), ("zero3", "partial"),
-                ("ddp", "sparse"), ("zero2", "sparse"),
+                ("ddp", "sparse"), ("zero2", "sparse"), ("zero3", "lora"),
             ]
         ),
     ],
