@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,8 @@ SCRIPT = REPOSITORY / "tests" / "cluster.sh"
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 T = TypeVar("T")
 _FIRST_PORT, _PORTS, _CLUSTERS = 17_000, 20, 100
+_PRIVATE = ("10.93", "10.231", "172.29", "192.168")
+"""First two octets of the nodes' networks, in order of preference; the third is the cluster's number."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ def running_cluster(
     settings = {
         "STATE": str(state),
         "PORT": str(_FIRST_PORT + _PORTS * number),
-        "SUBNET": f"10.93.{number}",
+        "SUBNET": free_subnet(number, _networks_here()),
         "NODES": str(nodes),
         "CPUS": str(cpus),
         "GPUS": str(gpus),
@@ -195,10 +198,32 @@ def _claim() -> tuple[int, socket.socket]:
         except OSError:
             claim.close()
             continue
-        if all(_is_free(_FIRST_PORT + _PORTS * number + offset) for offset in range(_PORTS)):
+        first = _FIRST_PORT + _PORTS * number
+        has_bridge = Path(f"/sys/class/net/lds{first}").exists()  # of a cluster that was not stopped
+        if not has_bridge and all(_is_free(first + offset) for offset in range(_PORTS)):
             return number, claim
         claim.close()
     raise RuntimeError(f"the ports of {_CLUSTERS} clusters are taken")
+
+
+def free_subnet(number: int, taken: Sequence[str]) -> str:
+    """First three octets of a network for cluster `number` that overlaps with none of those taken.
+
+    A machine's own network may well be one of ours: then nodes in it would not be reached, or the machine not.
+    """
+    networks = [ip_network(name, strict=False) for name in taken]
+    for private in _PRIVATE:
+        if not any(ip_network(f"{private}.{number}.0/24").overlaps(network) for network in networks):
+            return f"{private}.{number}"
+    raise RuntimeError(f"none of the networks {', '.join(_PRIVATE)} is free for cluster {number}")
+
+
+def _networks_here() -> list[str]:
+    """Those that this machine is in or has a route to, as ADDRESS/PREFIX."""
+    ask = lambda *words: subprocess.run(["ip", "-4", "-o", *words], capture_output=True, text=True, check=True).stdout  # noqa: E731
+    routes = [line.split()[0] for line in ask("route", "show").splitlines()]
+    addresses = [line.split()[3] for line in ask("address", "show").splitlines()]
+    return [name for name in routes + addresses if name[0].isdigit()]  # not "default", nor "unreachable"
 
 
 def _is_free(port: int) -> bool:

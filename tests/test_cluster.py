@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster, missing, running_cluster
+from slurm_cluster import Cluster, free_subnet, missing, running_cluster
 
 
 def processes_naming(text: str) -> list[str]:
@@ -55,6 +55,19 @@ def test_a_node_and_the_controller_go_and_come_back(cluster):
     cluster.controller_on()
     assert cluster.states(job) == ["RUNNING"]
     cluster.cancel_all()
+
+
+@pytest.mark.parametrize(
+    ("taken", "subnet"),
+    [
+        (["127.0.0.1/8", "192.0.2.2/24"], "10.93.3"),
+        (["10.93.3.7/24"], "10.231.3"),
+        (["10.93.4.7/24"], "10.93.3"),
+        (["10.0.0.0/8", "172.16.0.0/12"], "192.168.3"),
+    ],
+)
+def test_the_nodes_have_a_network_that_the_machine_is_not_in(taken, subnet):
+    assert free_subnet(3, taken) == subnet
 
 
 def test_a_session_that_is_killed_leaves_no_cluster_behind():
