@@ -128,6 +128,7 @@ def test_signals_at_once_are_one_and_a_later_one_ends_it():
         assert process.wait(timeout=5) == -signal.SIGUSR2
 
 
+@SLOW  # each file costs a start of two ranks; that any damage is noticed is shown without ranks in test_training_resume
 def test_every_file_of_a_zero_checkpoint_counts(tmp_path, tiny_model, problem_files, undisturbed):
     ranks = Ranks.make(tmp_path, tiny_model, problem_files)
     stopped(ranks, "zero2", "lora", KILLING[0])
