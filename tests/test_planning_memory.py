@@ -92,6 +92,24 @@ def test_full_fine_tuning_takes_sixteen_bytes_per_parameter():
     assert 5 * GIB < small.weights < 6 * GIB  # published peaks of 8B QLoRA runs begin at 6 to 7 GiB
 
 
+def test_a_head_tied_to_the_embedding_takes_the_backward_pass_through_all_blocks():
+    one = setting("partial", micro_batch_size=8)
+    without = replace(one, method=MethodSection(kind="partial", train_head=False))
+    tied, own = (shape_of(LLAMA_1B | {"tie_word_embeddings": tied}) for tied in (True, False))
+    assert estimate(tied, one).activations == 8 * estimate(tied, without).activations, "16 blocks; 2 are trained"
+    assert estimate(own, one).activations == estimate(own, without).activations == estimate(tied, without).activations
+
+
+@pytest.mark.parametrize(
+    ("kind", "checkpointing", "measured_gib"),
+    [("lora", False, 20.15), ("lora", True, 4.65), ("qlora", False, 16.55), ("partial", False, 20.71)],
+)
+def test_the_estimate_is_near_what_an_h100_took(kind, checkpointing, measured_gib):
+    """Peak allocated bytes of docs/benchmarks.md (2026-11-27): Llama-3.2-1B's shape, 8 x 1,024 packed tokens."""
+    found = estimate(shape_of(LLAMA_1B), setting(kind, micro_batch_size=8, checkpointing=checkpointing))
+    assert (found.total - found.overhead) / GIB == pytest.approx(measured_gib, rel=0.08)
+
+
 @given(
     kind=st.sampled_from(["lora", "qlora", "full", "partial"]),
     strategy=st.sampled_from(["plain", "ddp", "zero1", "zero2", "zero3"]),

@@ -122,21 +122,32 @@ def _frozen(shape: ModelShape, setting: Setting, trained: int) -> int:
 def _activations(shape: ModelShape, setting: Setting) -> int:
     """What is kept for the backward pass. After Korthikanti et al. (arXiv 2205.05198, section 4), for a gated MLP, no
     dropout and an attention that keeps no scores: per token and block the inputs of the linears, of the norms (which
-    compute in float32) and of the gate's product."""
-    tokens = setting.micro_batch_size * setting.length
-    attention = sum(outputs for name, (_, outputs) in shape.linears.items() if name in _ATTENTION)
-    per_block = tokens * ((2 * shape.hidden + attention + shape.linears["o_proj"][0] + 4 * shape.mlp) * setting.half)
-    per_block += tokens * 2 * shape.hidden * 4
+    compute in float32) and of the gate's product. sdpa is given keys and values once for each query head, and its
+    output is kept by it and, in another layout, by the linear after it. Held to an H100 in docs/benchmarks.md."""
+    tokens, attended = setting.micro_batch_size * setting.length, shape.linears["o_proj"][0]
+    per_block = tokens * ((2 * shape.hidden + 5 * attended + 4 * shape.mlp) * setting.half)
+    per_block += tokens * (2 * shape.hidden * 4 + _copies(shape, setting))
     if setting.method.kind == "base":  # nothing is kept
         return per_block
-    if setting.method.kind == "partial":  # nothing below the first trained block is kept
-        return per_block * min(setting.method.top_blocks, shape.layers)
+    if setting.method.kind == "partial" and not _trains_embedding(shape, setting.method):
+        return per_block * min(setting.method.top_blocks, shape.layers)  # nothing below the first trained block
     if setting.checkpointing:
         return shape.layers * tokens * shape.hidden * setting.half + per_block
     return per_block * shape.layers
 
 
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj")
+def _trains_embedding(shape: ModelShape, method: MethodSection) -> bool:
+    """Whether gradients go down to the embedding, as a head that is tied to it takes them there."""
+    return method.train_head and not shape.has_own_head
+
+
+def _copies(shape: ModelShape, setting: Setting) -> int:
+    """Bytes per token of one block that float32 adapters keep beside those: under autocast peft casts the input for
+    each linear anew, so that q, k and v no longer share theirs (peft does not for a 4-bit base)."""
+    if setting.method.kind != "lora" or not setting.on_gpu:
+        return 0
+    own = sum(inputs for inputs, _ in shape.adapted(setting.method.targets))
+    return max(0, own - 2 * shape.hidden - shape.mlp) * setting.half
 
 
 def _buffers(shape: ModelShape, setting: Setting, trained: int) -> int:

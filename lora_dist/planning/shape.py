@@ -51,13 +51,14 @@ class ModelShape:
 
     def adapter_parameters(self, rank: int, targets: Literal["all-linear"] | list[str]) -> int:
         """Weights of LoRA adapters of that rank on the named linears of every block (arXiv 2106.09685)."""
-        return self.layers * sum(rank * (inputs + outputs) for inputs, outputs in self._adapted(targets))
+        return self.layers * sum(rank * (inputs + outputs) for inputs, outputs in self.adapted(targets))
 
     def mask_bytes(self, targets: Literal["all-linear"] | list[str]) -> int:
         """Bytes of a mask of the weights under such adapters: a bit for each, every row in whole bytes."""
-        return self.layers * sum(outputs * -(-inputs // 8) for inputs, outputs in self._adapted(targets))
+        return self.layers * sum(outputs * -(-inputs // 8) for inputs, outputs in self.adapted(targets))
 
-    def _adapted(self, targets: Literal["all-linear"] | list[str]) -> list[tuple[int, int]]:
+    def adapted(self, targets: Literal["all-linear"] | list[str]) -> list[tuple[int, int]]:
+        """(inputs, outputs) of the linears of one block that adapters lie on."""
         return [sizes for name, sizes in self.linears.items() if targets == "all-linear" or name in map(_last, targets)]
 
     def partial_parameters(self, top_blocks: int, *, norm: bool, head: bool) -> int:
