@@ -100,9 +100,9 @@ def test_a_misspelt_column_of_a_template_is_answered_with_the_nearest_one():
 
 
 def test_both_missing_columns_are_named_at_once():
-    problems = problems_of(ROWS)
+    problems = problems_of([{"ask": row["question"], "reply": row["answer"]} for row in ROWS])
     assert [problem.key for problem in problems] == ["data.columns.prompt", "data.columns.completion"]
-    assert all("valid here: question, answer, level, note" in problem.fix for problem in problems)
+    assert all("valid here: ask, reply" in problem.fix for problem in problems)
 
 
 def test_a_missing_text_column_names_the_nearest_one():

@@ -12,7 +12,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from pydantic_core import PydanticCustomError
 
 MethodKind = Literal["base", "lora", "qlora", "partial", "full"]
-Task = Literal["causal_lm", "instruction"]
+Task = Literal["causal_lm", "instruction", "math", "summarization", "qa"]
+Role = Literal["text", "prompt", "completion", "messages", "context"]
+Metric = Literal["perplexity", "exact_match", "f1", "rouge", "bleu"]
+JUDGED_BY: dict[str, tuple[Metric, ...]] = {
+    "math": ("exact_match",), "summarization": ("rouge",), "qa": ("exact_match", "f1"),
+}  # fmt: skip
+"""What a task's answers are judged by, unless `evaluate.metrics` says otherwise; others are not generated for."""
 Strategy = Literal["plain", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 """How ranks share the training: not at all, by gradients (DDP), by a stage of DeepSpeed's ZeRO, by FSDP."""
 SPLITS = ("train", "validation", "test")
@@ -65,7 +71,8 @@ class DataSection(Section):
     """The examples, and how they become tokens."""
 
     task: Task
-    """causal_lm: running text in blocks. instruction: prompt -> completion, or conversations."""
+    """causal_lm: running text in blocks. instruction: prompt -> completion, or conversations. math: question -> steps
+    and a last number. summarization: text -> summary. qa: question, with or without a context -> short answer."""
     path: Text | dict[Literal["train", "validation", "test"], Text | Annotated[list[Text], Field(min_length=1)]]
     """A hub id, a local file or folder, a mapping of split to file(s), or builtin:NAME
     (builtin:word-problems, builtin:general-text)."""
@@ -81,12 +88,13 @@ class DataSection(Section):
     """Which split is the test; null takes `test` if there is one, else carves it from train."""
     held_out_fraction: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=0.5)] = 0.1
     """Share of train that a carved split takes (at most 1,000 examples). Equal rows stay on one side."""
-    columns: dict[Literal["text", "prompt", "completion", "messages"], Text] = {}
-    """Which column plays which role, such as {prompt: question, completion: answer} or {messages: messages}. Null
-    roles are looked for under their own name."""
+    columns: dict[Role, Text] = {}
+    """Which column plays which role, such as {prompt: question, completion: answer} or {messages: messages}. Roles that
+    are left out are looked for under their own name, then under those that data of the task usually has
+    (docs/data.md)."""
     template: str | None = None
-    """Python format string over the columns, such as "Question: {question}\\nAnswer: {answer}". For instruction
-    data the loss is on what follows the completion's placeholder; without it the completion is appended."""
+    """Python format string over the columns, such as "Question: {question}\\nAnswer: {answer}". The loss is on what
+    follows the completion's placeholder (causal_lm: on all); without it the completion is appended."""
     max_length: Whole | None = None
     """Longest example in tokens; null is 1024 or the model's context, whichever is smaller."""
     block_size: Whole | None = None
@@ -198,22 +206,34 @@ class EvaluateSection(Section):
 
     splits: Annotated[list[Literal["train", "validation", "test"]], Field(min_length=1)] = ["train", "test"]
     """Which splits are scored; `test` has to be among them."""
-    metrics: Annotated[list[Literal["perplexity"]], Field(min_length=1)] = ["perplexity"]
-    """What is computed."""
+    metrics: list[Metric] | None = None
+    """What the answers to the test prompts are judged by, beside perplexity, which is always computed; null is what the
+    task asks for (math: exact_match; summarization: rouge; qa: exact_match and f1; else none, and [perplexity] is
+    none anywhere). Judging generates an answer to every test prompt."""
+    judged_examples: Whole | None = None
+    """Judge only the answers to the first N test prompts; null judges all."""
+    shots: WholeOrZero = 0
+    """How many train examples stand before each prompt that is generated from (few-shot). Perplexity has none."""
     max_train_examples: Whole | None = 1000
     """Score only the first N rows of the train split; null scores all of them."""
     batch_size: Whole = 8
     """Rows per forward pass. The numbers do not depend on it."""
     samples: WholeOrZero = 5
     """How many test prompts are continued by every arm, side by side in the report."""
-    max_new_tokens: Whole = 128
-    """Longest generated continuation, in tokens (greedy decoding)."""
+    max_new_tokens: Whole | None = None
+    """Longest generated continuation, in tokens (greedy decoding); null is 128, or, where answers are judged, a quarter
+    more than the longest reference."""
     merged: Literal["auto", "always", "never"] = "auto"
     """Measure on the test split what becomes of an adapter when it is merged, beside what was trained: auto does so
     for qlora (4-bit base, with the adapter, 16-bit base with it, merged) and on a pruned base (zeros kept or filled).
     Takes the disk of one more model for a while, and a pass over the test split for each form."""
     bootstrap_samples: Annotated[int, BeforeValidator(_no_bool), Field(ge=100)] = 2000
     """Resamples behind each 95% interval."""
+
+    def judged_by(self, task: Task) -> tuple[Metric, ...]:
+        """What answers of this task are judged by; empty where none are generated for it."""
+        wanted = JUDGED_BY.get(task, ()) if self.metrics is None else self.metrics
+        return tuple(metric for metric in dict.fromkeys(wanted) if metric != "perplexity")
 
     @field_validator("splits")
     @classmethod

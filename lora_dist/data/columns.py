@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,14 @@ Reason = Callable[[Any], str | None]
 """What is wrong with a value, in words that follow "row 7 of split 'train'"; None when nothing is."""
 
 
-def select(rows: Rows, columns: Mapping[str, str], reason: Reason, convert: Callable[[Any], Any]) -> Selection:
+def select(
+    rows: Rows,
+    columns: Mapping[str, str],
+    reason: Reason,
+    convert: Callable[[Any], Any],
+    *,
+    may_be_null: Collection[str] = (),
+) -> Selection:
     """The values of some columns, each checked and converted.
 
     Args:
@@ -47,6 +54,7 @@ def select(rows: Rows, columns: Mapping[str, str], reason: Reason, convert: Call
         columns: column -> the setting that names it, such as data.columns.prompt.
         reason: says what is wrong with a value.
         convert: applied to each value that nothing is wrong with.
+        may_be_null: columns in which null is an empty text.
     Raises:
         DataError: a column is not there, the split has no rows, or a value is not usable; the first such row of each
             column is named.
@@ -55,6 +63,7 @@ def select(rows: Rows, columns: Mapping[str, str], reason: Reason, convert: Call
     if not len(rows):
         refuse([Problem("data.path", f"split '{rows.name}' has no rows", "give a split that has some")])
     values = {name: rows.column(name) for name in columns}
+    values |= {name: ["" if value is None else value for value in values[name]] for name in may_be_null}
     refuse(_unusable(rows.name, values, columns, reason))
     converted = [[convert(value) for value in column] for column in values.values()]
     return Selection(rows.name, list(zip(*converted, strict=True)), range(1, len(rows) + 1))

@@ -10,14 +10,14 @@ from lora_dist.config.sections import DataSection
 from lora_dist.data.columns import Selection, select, text_reason
 from lora_dist.data.conversations import ChatRenderer, Spans, messages_reason, plain_messages
 from lora_dist.data.rows import Rows, and_more, refuse, refuse_one
+from lora_dist.data.tasks import TASK_FORMS, columns_by_role
 from lora_dist.data.templates import Template, parse_template
 from lora_dist.errors import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-DEFAULT_TEMPLATE = "Question: {prompt}\nAnswer: {completion}"
-_ROLES = ("text", "prompt", "completion", "messages")
+_NAMED = ("prompt", "completion", "context")
 
 
 @dataclass(frozen=True)
@@ -55,25 +55,34 @@ def format_of(section: DataSection, tokenizer: PreTrainedTokenizerBase, train: R
     Raises:
         DataError: settings contradict each other, or the template is not usable.
     """
-    roles = {role: section.columns.get(role, role) for role in _ROLES}
+    roles = columns_by_role(section, train.columns)
     refuse(_contradictions(section))
     if section.task == "causal_lm":
         template = parse_template(section.template, roles, train.columns) if section.template else None
         return Documents(roles["text"], template)
     if _is_conversations(section, train):
         return Conversations(roles["messages"], ChatRenderer(tokenizer))
-    if section.template is None and tokenizer.chat_template:
-        return Turns(roles["prompt"], roles["completion"], ChatRenderer(tokenizer))
-    if section.template is None:
-        template = parse_template(DEFAULT_TEMPLATE, roles, [roles["prompt"], roles["completion"]])
-    else:
+    words = TASK_FORMS[section.task]
+    if section.template is not None:
         template = parse_template(section.template, roles, train.columns)
-    if roles["completion"] not in template.columns:
-        template = template.followed_by(roles["completion"])
-    return Completions(roles, template)
+        if roles["completion"] not in template.columns:
+            template = template.followed_by(roles["completion"])
+        return Completions(roles, template)
+    known = [roles[role] for role in _NAMED if role in roles]
+    chat = bool(tokenizer.chat_template)
+    bare = parse_template(words.request if chat else words.template, roles, known)
+    template = bare
+    if "context" in roles and words.template_with_context:
+        given = words.request_with_context if chat else words.template_with_context
+        template = parse_template(given, roles, known)
+    if chat:
+        return Turns(roles, template, bare, ChatRenderer(tokenizer))
+    return Completions(roles, template, bare)
 
 
 def _is_conversations(section: DataSection, train: Rows) -> bool:
+    if section.task != "instruction":
+        return False
     if "messages" in section.columns:
         return True
     named = section.template is not None or "prompt" in section.columns or "completion" in section.columns
@@ -86,13 +95,15 @@ def _contradictions(section: DataSection) -> Iterator[Problem]:
         yield Problem("data.columns", "prompt and completion are the same column", "name two columns")
     if "messages" not in columns:
         return
-    if section.task == "causal_lm":
-        yield Problem("data.columns.messages", "causal_lm reads text, not conversations", "set data.task=instruction")
+    if section.task != "instruction":
+        reads = "text" if section.task == "causal_lm" else "a prompt and its completion"
+        fix = "set data.task=instruction"
+        yield Problem("data.columns.messages", f"{section.task} reads {reads}, not conversations", fix)
     if section.template is not None:
         yield Problem(
             "data.template", "conversations go through the tokenizer's chat template", "set it to null, or use columns"
         )
-    both = [role for role in ("prompt", "completion", "text") if role in columns]
+    both = [role for role in (*_NAMED, "text") if role in columns]
     if both:
         yield Problem("data.columns", f"messages and {' and '.join(both)} exclude each other", "keep one kind")
 
@@ -122,46 +133,67 @@ class Documents:
 
 @dataclass(frozen=True)
 class Completions:
-    """instruction: plain text through a template, the loss from the completion's placeholder on."""
+    """Prompts and completions as plain text through a template, the loss from the completion's placeholder on."""
 
     roles: Mapping[str, str]
     template: Template
+    bare: Template | None = None
+    """For rows whose context is empty; None where the template is the user's own."""
 
     def select(self, rows: Rows) -> Selection:
         """The template's columns (see `Format`)."""
-        selection = select(rows, _template_keys(self.template, self.roles), text_reason, str)
-        completion = self.template.columns.index(self.roles["completion"])
-        refuse_empty(selection, completion, self.roles["completion"])
-        return selection
+        return _selected(rows, self.template, self.roles, may_be_null=self.bare is not None)
 
     def example(self, selection: Selection, index: int) -> Example:
         """The filled-in template (see `Format`)."""
         values = dict(zip(self.template.columns, selection.values[index], strict=True))
-        text = self.template.fill(values)
-        start = len(self.template.before(self.roles["completion"]).fill(values))
+        template = _fitting(self.template, self.bare, self.roles, values)
+        text = template.fill(values)
+        start = len(template.before(self.roles["completion"]).fill(values))
         return Example(text, ((start, len(text)),), finished=False)
 
 
 @dataclass(frozen=True)
 class Turns:
-    """instruction: one user turn and one assistant turn through the tokenizer's chat template."""
+    """Prompts and completions as one user turn and one assistant turn through the tokenizer's chat template."""
 
-    prompt: str
-    completion: str
+    roles: Mapping[str, str]
+    request: Template
+    """The user's turn."""
+    bare: Template
+    """The same for rows whose context is empty."""
     renderer: ChatRenderer
 
     def select(self, rows: Rows) -> Selection:
-        """prompt and completion (see `Format`)."""
-        columns = {self.prompt: "data.columns.prompt", self.completion: "data.columns.completion"}
-        selection = select(rows, columns, text_reason, str)
-        refuse_empty(selection, 1, self.completion)
-        return selection
+        """The request's columns and the completion (see `Format`)."""
+        return _selected(rows, self.request.followed_by(self.roles["completion"]), self.roles, may_be_null=True)
 
     def example(self, selection: Selection, index: int) -> Example:
         """The conversation (see `Format`)."""
-        prompt, completion = selection.values[index]
-        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+        columns = (*self.request.columns, self.roles["completion"])
+        values = dict(zip(columns, selection.values[index], strict=True))
+        asked = _fitting(self.request, self.bare, self.roles, values).fill(values)
+        messages = [
+            {"role": "user", "content": asked},
+            {"role": "assistant", "content": values[self.roles["completion"]]},
+        ]
         return Example(*self.renderer.render(messages, selection.row(index)), finished=True)
+
+
+def _selected(rows: Rows, template: Template, roles: Mapping[str, str], *, may_be_null: bool) -> Selection:
+    """The template's columns, checked; of them the context's may be null or empty where `may_be_null`."""
+    optional = {roles["context"]} if may_be_null and "context" in roles else set()
+    selection = select(rows, _template_keys(template, roles), text_reason, str, may_be_null=optional)
+    completion = template.columns.index(roles["completion"])
+    refuse_empty(selection, completion, roles["completion"])
+    return selection
+
+
+def _fitting(whole: Template, bare: Template | None, roles: Mapping[str, str], values: Mapping[str, str]) -> Template:
+    """The template that a row is filled into: without its place for a context where there is none."""
+    if bare is None or "context" not in roles:
+        return whole
+    return whole if values.get(roles["context"], "").strip() else bare
 
 
 @dataclass(frozen=True)
@@ -183,7 +215,7 @@ class Conversations:
 
 def _template_keys(template: Template, roles: Mapping[str, str]) -> dict[str, str]:
     """Column of the template -> the setting to blame when it is missing."""
-    blame = {roles[role]: f"data.columns.{role}" for role in ("prompt", "completion") if role in roles}
+    blame = {roles[role]: f"data.columns.{role}" for role in _NAMED if role in roles}
     return {column: blame.get(column, "data.template") for column in template.columns}
 
 

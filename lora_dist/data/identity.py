@@ -12,7 +12,7 @@ from lora_dist.data.lengths import Lengths
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_VERSION = 1  # raise it when the same section, source and tokenizer no longer give the same tokens
+_VERSION = 2  # raise it when the same section, source and tokenizer no longer give the same tokens
 
 _FIELDS = ("task", "columns", "template", "held_out_fraction", "max_train_examples", "max_eval_examples")
 

@@ -42,6 +42,13 @@ class Prompt:
     row: int
     input_ids: list[int]
     reference_ids: list[int]
+    examples_ids: tuple[int, ...] = ()
+    """Solved examples that the model is given before (few-shot)."""
+
+    @property
+    def given_ids(self) -> list[int]:
+        """All that the model is given."""
+        return [*self.examples_ids, *self.input_ids]
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,8 @@ class Sample:
     prediction: str
     new_tokens: int
     """Tokens that were generated, EOS included, padding not."""
+    finished: bool
+    """Whether it ended by itself, and not because there was no room for more."""
 
 
 def prompts_of(rows: Sequence[Row], count: int) -> list[Prompt]:
@@ -113,7 +122,7 @@ def generate_samples(
         raise ValueError(f"max_new_tokens is {max_new_tokens} and batch_size {batch_size}; both have to be at least 1")
     room_N = [_room(prompt, model, max_new_tokens) for prompt in prompts]
     eos_ids = eos_ids_of(model, tokenizer)
-    lengths_N = [len(prompt.input_ids) for prompt in prompts]
+    lengths_N = [len(prompt.given_ids) for prompt in prompts]
     new_ids_N: dict[int, list[int]] = {}
     seconds = 0.0
     done = 0
@@ -121,7 +130,7 @@ def generate_samples(
         for mine, turn in deal(list(batches(lengths_N, room_N, batch_size)), team):
             for batch, room in mine:
                 ids_BT, mask_BT = (
-                    tensor.to(input_device(model)) for tensor in left_padded([prompts[n].input_ids for n in batch])
+                    tensor.to(input_device(model)) for tensor in left_padded([prompts[n].given_ids for n in batch])
                 )
                 if not new_ids_N:
                     generate(model, ids_BT, mask_BT, min(room, WARM_UP_TOKENS), eos_ids)
@@ -134,31 +143,34 @@ def generate_samples(
     if team is not None:
         seconds = team.highest(seconds)
         new_ids_N = {n: ids for share in team.gather(new_ids_N) for n, ids in share.items()}
-    samples = [_sample(prompt, new_ids_N[n], tokenizer) for n, prompt in enumerate(prompts)]
+    samples = [_sample(prompt, new_ids_N[n], tokenizer, eos_ids) for n, prompt in enumerate(prompts)]
     new_tokens = sum(sample.new_tokens for sample in samples)
     return samples, Generation(
         prompts=len(prompts),
         new_tokens=new_tokens,
         seconds=seconds,
         tokens_per_second=new_tokens / seconds if seconds > 0 else 0.0,
+        unfinished=sum(not sample.finished for sample in samples),
+        max_new_tokens=max_new_tokens,
     )
 
 
 def _room(prompt: Prompt, model: nn.Module, max_new_tokens: int) -> int:
     """How many tokens may follow the prompt."""
-    room = room_after(len(prompt.input_ids), model, max_new_tokens)
+    length = len(prompt.given_ids)
+    room = room_after(length, model, max_new_tokens)
     if room < 1:
-        context = len(prompt.input_ids) + room
+        few = "evaluate.shots" if prompt.examples_ids else "data.max_length"
         raise DataError(
             key=f"data, row {prompt.row}",
-            problem=f"its prompt has {len(prompt.input_ids)} tokens and the model's context is {context}",
-            fix="lower data.max_length, or set evaluate.samples to 0",
+            problem=f"its prompt has {length} tokens and the model's context is {length + room}",
+            fix=f"lower {few}, or generate nothing (evaluate.samples=0 evaluate.metrics=[])",
         )
     return room
 
 
-def _sample(prompt: Prompt, new_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Sample:
+def _sample(prompt: Prompt, new_ids: list[int], tokenizer: PreTrainedTokenizerBase, eos_ids: list[int]) -> Sample:
     texts = (
         tokenizer.decode(ids, skip_special_tokens=True) for ids in (prompt.input_ids, prompt.reference_ids, new_ids)
     )
-    return Sample(prompt.row, *texts, new_tokens=len(new_ids))
+    return Sample(prompt.row, *texts, new_tokens=len(new_ids), finished=bool(new_ids) and new_ids[-1] in eos_ids)

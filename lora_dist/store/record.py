@@ -189,12 +189,20 @@ class MergedForm(_Part):
 
 
 class Generation(_Part):
-    """The speed of the side-by-side samples."""
+    """What was generated from the test prompts, and how fast."""
 
     prompts: int
     new_tokens: int
     seconds: float
     tokens_per_second: float
+    unfinished: int | None = None
+    """Continuations that were cut off, for want of room or by max_new_tokens."""
+    max_new_tokens: int | None = None
+    """The most that each could have."""
+    shots: int = 0
+    """Solved examples before each prompt."""
+    judged: int = 0
+    """How many of them were judged by the metrics in `evaluate.test`."""
 
 
 class Record(_Part):
@@ -217,7 +225,8 @@ class Record(_Part):
     """null for a run that prunes nothing."""
     evaluate: dict[str, dict[str, Any]]
     """By split (train, validation, test): nll_sum, scored_tokens, examples, perplexity, bits_per_byte, seconds, and
-    95% intervals in ci95.{perplexity}."""
+    95% intervals in ci95.{perplexity}. test also has what answers were judged by (exact_match, f1, rouge1, ..., bleu),
+    with intervals under the same names."""
     merging: list[MergedForm] = []
     """What becomes of the adapter when it is merged; empty where that was not measured (evaluate.merged)."""
     merging_problem: str | None = None
