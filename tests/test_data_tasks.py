@@ -59,7 +59,9 @@ def test_a_template_of_ones_own_has_its_context_whether_or_not_it_is_empty():
     rows = [ALPACA | {"input": ""}]
     text, _ = first_example(rows, task="instruction", template="{instruction} [{input}] {output}")
     assert text == "Sort these. [] a, b"
-    (problem,) = problems_of([ALPACA | {"input": None}], task="instruction", template="{instruction} [{input}] {output}")
+    (problem,) = problems_of(
+        [ALPACA | {"input": None}], task="instruction", template="{instruction} [{input}] {output}"
+    )
     assert "has null in column 'input'" in problem.problem
 
 

@@ -22,7 +22,7 @@ _CHUNK_DRAWS = 2**21  # row draws held at once: 16 MiB of counts
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of two perplexities and its interval."""
+    """A difference of two measured numbers and its interval."""
 
     value: float
     low: float
@@ -49,9 +49,9 @@ def perplexity_interval(
     """
     nll_R, tokens_R = _checked(nll_R, tokens_R)
     perplexities_S = np.concatenate(
-        [_perplexities(counts_sR, nll_R, tokens_R) for counts_sR in _resampled_counts(len(nll_R), resamples, seed)]
+        [_perplexities(counts_sR, nll_R, tokens_R) for counts_sR in resampled_counts(len(nll_R), resamples, seed)]
     )
-    return _percentiles(perplexities_S, level)
+    return percentiles(perplexities_S, level)
 
 
 def perplexity_difference(
@@ -79,12 +79,12 @@ def perplexity_difference(
     differences_S = np.concatenate(
         [
             _perplexities(counts_sR, nll_a_R, tokens_a_R) - _perplexities(counts_sR, nll_b_R, tokens_b_R)
-            for counts_sR in _resampled_counts(len(nll_a_R), resamples, seed)
+            for counts_sR in resampled_counts(len(nll_a_R), resamples, seed)
         ]
     )
     once_1R = np.ones((1, len(nll_a_R)))
     value = _perplexities(once_1R, nll_a_R, tokens_a_R) - _perplexities(once_1R, nll_b_R, tokens_b_R)
-    return Difference(float(value[0]), *_percentiles(differences_S, level), rows=len(nll_a_R))
+    return Difference(float(value[0]), *percentiles(differences_S, level), rows=len(nll_a_R))
 
 
 def _checked(nll_R: np.ndarray, tokens_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +97,7 @@ def _checked(nll_R: np.ndarray, tokens_R: np.ndarray) -> tuple[np.ndarray, np.nd
     return nll_R, tokens_R
 
 
-def _resampled_counts(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def resampled_counts(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each resample drew each row, float64 [s, R], a bounded number of resamples at a time."""
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; it has to be at least 1")
@@ -116,7 +116,8 @@ def _perplexities(counts_sR: np.ndarray, nll_R: np.ndarray, tokens_R: np.ndarray
         return np.exp((counts_sR @ nll_R) / (counts_sR @ tokens_R))
 
 
-def _percentiles(values_S: np.ndarray, level: float) -> tuple[float, float]:
+def percentiles(values_S: np.ndarray, level: float) -> tuple[float, float]:
+    """The ends of the percentile interval: what leaves out (1 - level) / 2 of the values on either side."""
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; it has to be between 0 and 1")
     low, high = np.quantile(values_S, [(1 - level) / 2, (1 + level) / 2])

@@ -20,7 +20,6 @@ from lora_dist.config.experiment import Run
 from lora_dist.data.text_bytes import TextBytes
 from lora_dist.data.tokens import NOT_SCORED, TokenRows, TokenSet
 from lora_dist.errors import ModelError
-from lora_dist.evaluation.generate import generate_samples, prompts_of
 from lora_dist.evaluation.kernel_speed import measure_sparse_kernels
 from lora_dist.evaluation.perplexity import RowScores, bits_per_byte, explain_worse_than_uniform, score_rows
 from lora_dist.evaluation.scores import write_scores
@@ -31,13 +30,14 @@ from lora_dist.models.loading import load_model
 from lora_dist.models.methods import describe_model, quantization_config
 from lora_dist.models.sparse_lora import recall_zeros
 from lora_dist.pipeline.fallback import method_part
+from lora_dist.pipeline.generated import generate_for_run, with_judged
 from lora_dist.pipeline.merged_forms import SPLIT, Forms, wants_forms
 from lora_dist.pipeline.prune_figures import prune_part
-from lora_dist.store.atomic import make_folder, write_json, write_text
+from lora_dist.store.atomic import make_folder, write_json
 from lora_dist.store.environment import capture_environment
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.histories import history_of
-from lora_dist.store.record import DataPart, Generation, ModelPart, Record, SparseKernels, TrainPart
+from lora_dist.store.record import DataPart, ModelPart, Record, SparseKernels, TrainPart
 from lora_dist.team import Team
 
 log = logging.getLogger(__name__)
@@ -130,7 +130,8 @@ def _measure_live(
         split: _score(run, folder, tokens.rows(split), split, model, text_bytes, team, progress)
         for split in run.evaluate.splits
     }
-    generation = _generate(run, folder, tokens, tokenizer, model, team, progress)
+    generation, judged = generate_for_run(run, folder, tokens, tokenizer, model, team, progress)
+    evaluate[SPLIT] = with_judged(evaluate[SPLIT], judged)
     model_part, train_part = _trained_parts(run, folder, model)
     if forms is not None:
         forms.measure_trained(model)
@@ -226,33 +227,6 @@ def _refuse_nonsense(run: Run, scores: RowScores, vocabulary: int, split: str) -
             key="data", problem=f"the base on {split}: {explanation}", fix="correct data.template or model"
         )
     log.warning("%s on %s: %s", run.label, split, explanation)
-
-
-def _generate(
-    run: Run,
-    folder: RunFolder,
-    tokens: TokenSet,
-    tokenizer: PreTrainedTokenizerBase,
-    model: PreTrainedModel,
-    team: Team,
-    progress: Progress,
-) -> Generation | None:
-    if not run.evaluate.samples:
-        team.first_does(lambda: write_text(folder.predictions, ""))
-        return None
-    rows = tokens.rows("test")
-    samples, generation = generate_samples(
-        model,
-        tokenizer,
-        prompts_of([rows[index] for index in range(min(len(rows), run.evaluate.samples))], run.evaluate.samples),
-        max_new_tokens=run.evaluate.max_new_tokens,
-        batch_size=run.evaluate.batch_size,
-        team=team,
-        progress=lambda done, total: progress("evaluate", done, total, "generating the samples"),
-    )
-    lines = "".join(json.dumps(vars(sample), ensure_ascii=False) + "\n" for sample in samples)
-    team.first_does(lambda: write_text(folder.predictions, lines))
-    return generation
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from lora_dist.models.methods import method_problems
 from lora_dist.models.structure import decoder_blocks
 from lora_dist.models.weights import check_weights
 from lora_dist.pipeline.fallback import room_problems
+from lora_dist.pipeline.generated import judging_problems
 from lora_dist.pipeline.prune_checks import check_calibration, pruning_problems
 from lora_dist.planning.batches import plan_batches
 from lora_dist.planning.strategies import strategy_problems
@@ -97,6 +98,10 @@ class Preflight:
         _, model = opened
         yield from method_problems(model, run.method)
         data = yield from self._once(f"data {run.model!r} {run.data!r}", lambda: self._tokenise(run, run.data))
+        if data is not None:
+            key = f"judging {run.model!r} {run.data!r} {run.evaluate!r}"
+            context = context_length(model)
+            yield from self._once(key, lambda: raise_together(judging_problems(run, data, context)))
         if run.prune is not None:
             yield from self._once(f"prune {run.model!r} {run.prune!r}", lambda: self._check_pruning(run, run.prune))
             if data is not None:

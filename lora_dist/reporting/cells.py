@@ -31,16 +31,30 @@ class Column:
     """What a narrow terminal drops first: the lowest."""
 
 
+@dataclass(frozen=True)
+class SideTable:
+    """A table beside the comparison, as every form of the report lays it out."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    """A cell under each heading."""
+    texts: int = 1
+    """How many of the first columns are words; the others are numbers."""
+    ends: frozenset[int] = frozenset()
+    """Rows after which a part of the table ends."""
+
+
 def columns_for(comparison: Comparison) -> list[Column]:
     """The columns that have something to say about these rows."""
     rows = comparison.finished
-    bases, fulls = _references(comparison, "base"), _references(comparison, "full")
+    bases, fulls = references(comparison, "base"), references(comparison, "full")
     columns = [
         Column("arm", _arm, numeric=False),
         Column("pruned", _pruned, numeric=False),
         Column("test ppl", lambda row: _perplexity(row, "test")),
-        Column("vs base", lambda row: _versus(row.versus_base, is_reference=row.name in bases)),
-        Column("vs full", lambda row: _versus(row.versus_full, is_reference=row.name in fulls)),
+        Column("vs base", lambda row: versus_cell(row.versus_base, is_reference=row.name in bases)),
+        Column("vs full", lambda row: versus_cell(row.versus_full, is_reference=row.name in fulls)),
         Column("train ppl", lambda row: _perplexity(row, "train"), worth=2),
         Column("trainable", _trainable, worth=7),
         Column("time/epoch", _time, worth=6),
@@ -105,14 +119,15 @@ def _perplexity(row: Row, split: str) -> Cell:
     return Cell((value, interval) if interval else (value,))
 
 
-def _versus(versus: Versus | None, *, is_reference: bool) -> Cell:
+def versus_cell(versus: Versus | None, *, is_reference: bool) -> Cell:
+    """A difference with its interval and its verdict."""
     if versus is None:
         return Cell((REFERENCE if is_reference else NOTHING,))
     value, interval = with_interval(versus.value, versus.low, versus.high, signed=True)
     return Cell((value, interval), versus.verdict)
 
 
-def _references(comparison: Comparison, kind: str) -> set[str]:
+def references(comparison: Comparison, kind: str) -> set[str]:
     """The rows of this kind that others are compared with, or that stand alone; by name."""
     names = {group.of_kind(kind)[0].name for group in comparison.groups if len(group.of_kind(kind)) == 1}
     for row in comparison.finished:

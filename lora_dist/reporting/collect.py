@@ -8,6 +8,7 @@ from typing import Any
 
 from lora_dist.config.expansion import expand
 from lora_dist.config.loading import load_experiment
+from lora_dist.reporting.answers import answer_notes
 from lora_dist.reporting.differences import with_differences
 from lora_dist.reporting.merging import merging_notes
 from lora_dist.reporting.names import short_names, without_seed
@@ -47,6 +48,7 @@ def collect(folders: Sequence[ExperimentFolder]) -> Comparison:
         *_seed_notes(groups),
         *pruned_notes(groups),
         *merging_notes(groups),
+        *answer_notes(groups),
         *_unequal(groups),
         *_strangers(sources, rows),
     ]

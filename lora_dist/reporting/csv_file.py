@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_dist.config.sections import SPLITS
 from lora_dist.reporting.merging import FORM_COLUMNS, FormRow
+from lora_dist.reporting.metric_names import JUDGED
 from lora_dist.reporting.rows import Row, Versus
 from lora_dist.reporting.words import one_line
 
@@ -72,6 +73,18 @@ def _split_columns(split: str) -> dict[str, Getter]:
     } | {f"{split}_{metric}": getter for metric, getter in plain.items()}
 
 
+def _judged_columns(metric: str) -> dict[str, Getter]:
+    def bound(which: str) -> Getter:
+        return lambda row: getattr(estimate, which) if (estimate := row.estimate(metric)) else None
+
+    columns = {f"test_{metric}": bound("value")}
+    columns |= {f"test_{metric}_{which}": bound(which) for which in ("low", "high")}
+    for name in ("base", "full"):
+        versus = _versus_columns(name, lambda row, name=name: row.judged_versus(name).get(metric))
+        columns |= {key.replace("versus", f"{metric}_versus"): getter for key, getter in versus.items()}
+    return columns
+
+
 def _measured(split: str, metric: str) -> Getter:
     return lambda row: row.measured(split, metric)
 
@@ -125,6 +138,8 @@ def _columns() -> dict[str, Getter]:
     )
     for split in SPLITS:
         columns |= _split_columns(split)
+    for metric in JUDGED:
+        columns |= _judged_columns(metric.key)
     columns |= _versus_columns("base", lambda row: row.versus_base)
     columns |= _versus_columns("full", lambda row: row.versus_full)
     columns["device_seconds"] = lambda row: row.record.device_seconds if row.record else None

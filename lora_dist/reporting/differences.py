@@ -11,6 +11,7 @@ from statistics import fmean
 import numpy as np
 
 from lora_dist.errors import StorageError
+from lora_dist.evaluation.generated_scores import judged_differences, read_judged
 from lora_dist.evaluation.scores import read_scores
 from lora_dist.evaluation.statistics import perplexity_difference
 from lora_dist.reporting.rows import QUALITY_SPLIT, Group, Row, Versus, settings_of
@@ -25,10 +26,12 @@ def with_differences(group: Group) -> tuple[Group, list[str]]:
     notes: list[str] = []
     for row in group.rows:
         found: dict[str, Versus | None] = {}
-        for name, reference in (("versus_base", base_for(row, group)), ("versus_full", full_for(row, group))):
-            found[name], problem = _versus(row, reference)
-            notes += [problem] if problem else []
-        rows.append(dataclasses.replace(row, **found))
+        judged: dict[str, dict[str, Versus]] = {}
+        for name, reference in (("base", base_for(row, group)), ("full", full_for(row, group))):
+            found[f"versus_{name}"], problem = _versus(row, reference)
+            judged[name], other = _judged_versus(row, reference)
+            notes += [said for said in (problem, other) if said]
+        rows.append(dataclasses.replace(row, **found, judged=judged))
     return dataclasses.replace(group, rows=tuple(rows)), list(dict.fromkeys(notes))
 
 
@@ -93,6 +96,27 @@ def _versus(row: Row, reference: Row | None) -> tuple[Versus | None, str]:
         return difference(row, reference), ""
     except StorageError as error:
         return None, f"No difference between {row.name} and {reference.name}: {error}."
+
+
+def _judged_versus(row: Row, reference: Row | None) -> tuple[dict[str, Versus], str]:
+    """The same of what answers were judged by, for metrics that both rows have over equally many answers."""
+    if reference is None or reference is row or not (_judged(row) and _judged(row) == _judged(reference)):
+        return {}, ""
+    try:
+        mine, theirs = (read_judged(other.at.folder.judged) for other in (row, reference))
+        found = judged_differences(mine, theirs, resamples=row.run.evaluate.bootstrap_samples, seed=BOOTSTRAP_SEED)
+    except StorageError as error:
+        return {}, f"No difference of the answers of {row.name} and {reference.name}: {error}."
+    return {
+        metric: Versus(reference.name, part.value, part.low, part.high, part.excludes_zero, lower_is_better=False)
+        for metric, part in found.items()
+    }, ""
+
+
+def _judged(row: Row) -> tuple[int, int] | None:
+    """How many answers were judged, and after how many examples; None where none were."""
+    generation = row.record.generation if row.record else None
+    return (generation.judged, generation.shots) if generation and generation.judged else None
 
 
 def _nearest(row: Row, candidates: list[Row]) -> list[Row]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
 
 from lora_dist.reporting.rows import Group
 from lora_dist.reporting.words import readable
@@ -20,13 +22,20 @@ class Sample:
 
 
 def read_samples(group: Group) -> list[Sample]:
-    """The samples of a group's rows, in the order in which the first row has them."""
+    """The samples of a group's rows, in the order in which the first row has them: as many of the answers as
+    `evaluate.samples` says, however many were judged."""
     samples: dict[tuple[int, str], Sample] = {}
     for row in group.rows:
-        for line in read_lines(row.at.folder.predictions):
+        for line in islice(read_lines(row.at.folder.predictions), row.run.evaluate.samples):
             prompt, reference, prediction = (
                 readable(line.get(key, "")) for key in ("prompt", "reference", "prediction")
             )
             sample = samples.setdefault((line.get("row", -1), prompt), Sample(prompt, reference))
-            sample.continuations.append((row.name, prediction))
+            sample.continuations.append((f"{row.name}{_verdict(line.get('score'))}", prediction))
     return list(samples.values())
+
+
+def _verdict(score: Any) -> str:
+    """right or wrong, for answers that are one of the two."""
+    match = score.get("exact_match") if isinstance(score, dict) else None
+    return "" if match is None else " (right)" if match == 1 else " (wrong)"

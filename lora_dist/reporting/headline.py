@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora_dist.errors import StorageError
+from lora_dist.reporting.answers import answer_sentences
 from lora_dist.reporting.collect import short_hash
 from lora_dist.reporting.differences import base_for, chosen, difference, full_for, selection_split
 from lora_dist.reporting.pruned import pruned_sentences
@@ -46,7 +47,7 @@ def _answer(group: Group) -> Headline:
     sentences = [_best_sentence(top, group), *(_against_full(pick, group) for pick in picks)]
     if not picks and (full := chosen(group.of_kind("full"))) and full.versus_base:
         sentences.append(f"{sentence(_called(full))} is {_difference_words(full.versus_base, 'the base model')}.")
-    sentences += pruned_sentences(group)
+    sentences += [*answer_sentences(group), *pruned_sentences(group)]
     sentences += [warning for pick in picks if (warning := _worse_than_base(pick))]
     return Headline(_title(picks, top), tuple(sentences))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lora_dist.reporting.cells import Cell, columns_for, groups_of
+from lora_dist.reporting.cells import Cell, SideTable, columns_for, groups_of
 from lora_dist.reporting.generations import read_samples
 from lora_dist.reporting.headline import headlines
 from lora_dist.reporting.measured import COSTS, METHOD, Fact, commands, environment_facts, facts
-from lora_dist.reporting.merging import HEADINGS, TITLE, FormRow, forms
 from lora_dist.reporting.plots import Plot
 from lora_dist.reporting.rows import Comparison, Group, Row
+from lora_dist.reporting.side_tables import side_tables
 from lora_dist.reporting.words import one_line
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
@@ -27,8 +27,8 @@ def markdown(comparison: Comparison, plots: Sequence[Plot]) -> str:
         parts += [f"**{escape(headline.title)}**", _bullets(headline.sentences)]
     if comparison.finished:
         parts += ["## Comparison", *_tables(comparison)]
-    if found := forms(comparison):
-        parts += [f"## {TITLE}", _merging(found)]
+    for side in side_tables(comparison):
+        parts += [f"## {escape(side.title)}", _side_table(side)]
     if comparison.notes:
         parts.append(_bullets(comparison.notes))
     if comparison.unfinished:
@@ -68,9 +68,10 @@ def _tables(comparison: Comparison) -> list[str]:
     return parts
 
 
-def _merging(found: Sequence[FormRow]) -> str:
-    lines = [f"| {' | '.join(HEADINGS)} |", f"| --- | --- |{' ---: |' * (len(HEADINGS) - 2)}"]
-    lines += [f"| {' | '.join(map(_cell, row.cells))} |" for row in found]
+def _side_table(side: SideTable) -> str:
+    numbers = len(side.headings) - side.texts
+    lines = [f"| {' | '.join(map(escape, side.headings))} |", f"|{' --- |' * side.texts}{' ---: |' * numbers}"]
+    lines += [f"| {' | '.join(map(_cell, row))} |" for row in side.rows]
     return "\n".join(lines)
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_dist.evaluation.statistics import FEWEST_ROWS
-from lora_dist.reporting.cells import Cell
+from lora_dist.reporting.cells import Cell, SideTable
 from lora_dist.reporting.rows import NO_DIFFERENCE, QUALITY_SPLIT, Comparison, Group, Row
 from lora_dist.reporting.words import NOTHING, listed, percent, perplexity, setting, with_interval
 from lora_dist.store.record import MergedForm
 
 FILE_NAME = "merging.csv"
-TITLE = "Before and after merging"
-HEADINGS = ("arm", "form", "test ppl", "vs trained", "zeros")
+_TITLE = "Before and after merging"
+_HEADINGS = ("arm", "form", "test ppl", "vs trained", "zeros")
 TRAINED = "trained"
 SAME = 1e-5
 """Relative difference of perplexities up to which they are the same: what float32 rounds."""
@@ -40,7 +40,7 @@ class FormRow:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Under `HEADINGS`."""
+        """Under the table's headings."""
         low, high = self.form.ci95["perplexity"]
         value, interval = with_interval(self.form.perplexity, low, high, digits=3)
         zeros = NOTHING if self.form.zeros is None else percent(self.form.zeros)
@@ -101,6 +101,15 @@ FORM_COLUMNS = (
 def forms(comparison: Comparison) -> list[FormRow]:
     """Every form that was measured, run by run."""
     return [form for row in comparison.finished for form in _forms_of(row)]
+
+
+def merging_table(comparison: Comparison) -> SideTable | None:
+    """What becomes of each adapter when it is merged, or None where that was not measured."""
+    found = forms(comparison)
+    if not found:
+        return None
+    ends = frozenset(number for number, row in enumerate(found) if row.is_last)
+    return SideTable(_TITLE, _HEADINGS, tuple(row.cells for row in found), texts=2, ends=ends)
 
 
 def _forms_of(row: Row) -> list[FormRow]:

@@ -14,9 +14,9 @@ from lora_dist.reporting.cells import columns_for, groups_of
 from lora_dist.reporting.generations import read_samples
 from lora_dist.reporting.headline import headlines
 from lora_dist.reporting.measured import COSTS, METHOD, commands, environment_facts, facts
-from lora_dist.reporting.merging import HEADINGS, TITLE, forms
 from lora_dist.reporting.plots import Plot
 from lora_dist.reporting.rows import NO_DIFFERENCE, Comparison, Group
+from lora_dist.reporting.side_tables import side_tables
 from lora_dist.reporting.words import one_line
 
 _TEMPLATE = "page.html.j2"
@@ -34,9 +34,7 @@ def page(comparison: Comparison, plots: Sequence[Plot]) -> str:
         columns=columns_for(comparison),
         groups=[_group(heading, group) for heading, group in groups_of(comparison)],
         classes=_CLASSES,
-        forms=forms(comparison),
-        forms_title=TITLE,
-        forms_headings=HEADINGS,
+        side_tables=side_tables(comparison),
         comparison=comparison,
         plots=plots,
         method=METHOD,

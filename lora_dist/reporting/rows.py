@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from lora_dist.config.experiment import Experiment, Run
@@ -26,7 +26,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Versus:
-    """A row's test perplexity minus that of a reference, paired over the rows of the test split."""
+    """What was measured of a row on the test split minus that of a reference, paired over the split's rows."""
 
     reference: str
     """The reference's name."""
@@ -35,11 +35,15 @@ class Versus:
     high: float
     excludes_zero: bool
     """Whether the 95% interval leaves zero out: only then is a difference shown."""
+    lower_is_better: bool = True
+    """As perplexity is; shares of right answers are not."""
 
     @property
     def verdict(self) -> str:
-        """better, worse or `no difference shown` (lower perplexity is better)."""
-        return ("better" if self.value < 0 else "worse") if self.excludes_zero else NO_DIFFERENCE
+        """better, worse or `no difference shown`."""
+        if not self.excludes_zero:
+            return NO_DIFFERENCE
+        return "better" if (self.value < 0) == self.lower_is_better else "worse"
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,12 @@ class Row:
     at: RunState
     versus_base: Versus | None = None
     versus_full: Versus | None = None
+    judged: Mapping[str, Mapping[str, Versus]] = field(default_factory=dict)
+    """By reference (base, full) and metric: what the answers were judged by, minus the same of the reference."""
+
+    def judged_versus(self, reference: str) -> Mapping[str, Versus]:
+        """The differences to the base or to full fine-tuning by metric; empty where none could be taken."""
+        return self.judged.get(reference, {})
 
     @property
     def record(self) -> Record | None:
@@ -98,8 +108,12 @@ class Row:
 
     def perplexity(self, split: str = QUALITY_SPLIT) -> Estimate | None:
         """Perplexity on a split with its 95% interval, or None where it was not measured."""
-        value = self.measured(split, "perplexity")
-        low, high = (self.measured(split, "ci95") or {}).get("perplexity") or (None, None)
+        return self.estimate("perplexity", split)
+
+    def estimate(self, metric: str, split: str = QUALITY_SPLIT) -> Estimate | None:
+        """A metric on a split with its 95% interval, or None where it was not measured."""
+        value = self.measured(split, metric)
+        low, high = (self.measured(split, "ci95") or {}).get(metric) or (None, None)
         return None if value is None else Estimate(value, low, high)
 
 

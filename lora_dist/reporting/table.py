@@ -11,10 +11,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lora_dist.reporting.cells import Cell, Column, columns_for, groups_of
+from lora_dist.reporting.cells import Cell, Column, SideTable, columns_for, groups_of
 from lora_dist.reporting.headline import headlines
-from lora_dist.reporting.merging import HEADINGS, TITLE, FormRow, forms
 from lora_dist.reporting.rows import NO_DIFFERENCE, Comparison, Row
+from lora_dist.reporting.side_tables import side_tables
 from lora_dist.reporting.words import one_line, state_style
 
 STYLES = {"better": "green", "worse": "red", NO_DIFFERENCE: "dim"}
@@ -33,8 +33,8 @@ def comparison_view(comparison: Comparison, width: int = 120) -> RenderableType:
         ]
     if comparison.finished:
         parts.append(comparison_table(comparison, width))
-    if found := forms(comparison):
-        parts += [Text(), merging_table(found)]
+    for side in side_tables(comparison):
+        parts += [Text(), _side_table(side)]
     if comparison.unfinished:
         parts += [Text(), unfinished_table(comparison.unfinished)]
     if comparison.notes:
@@ -59,17 +59,6 @@ def comparison_table(comparison: Comparison, width: int = 120) -> Table:
         columns.remove(min(droppable, key=lambda column: column.worth))
 
 
-def merging_table(found: Sequence[FormRow]) -> Table:
-    """What becomes of each adapter when it is merged."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=TITLE, title_justify="left", title_style="bold")
-    for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if number < 2 else "right", overflow="fold")
-    for row in found:
-        cells = (_text(cell, numeric=number > 0) for number, cell in enumerate(row.cells))
-        table.add_row(*cells, end_section=row.is_last)
-    return table
-
-
 def unfinished_table(rows: Sequence[Row]) -> Table:
     """The runs without a record: their state, why, and where the log is."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Not finished", title_justify="left", title_style="bold")
@@ -80,6 +69,16 @@ def unfinished_table(rows: Sequence[Row]) -> Table:
         log = str(row.at.log or "")
         why = "\n".join(part for part in (one_line(row.at.reason or row.at.doing, limit=300), log) if part)
         table.add_row(Text(row.name), Text(row.at.state, style=state_style(row.at.state)), Text(why))
+    return table
+
+
+def _side_table(side: SideTable) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=side.title, title_justify="left", title_style="bold")
+    for number, heading in enumerate(side.headings):
+        table.add_column(heading, justify="left" if number < side.texts else "right", overflow="fold")
+    for index, row in enumerate(side.rows):
+        cells = (_text(cell, numeric=number > 0) for number, cell in enumerate(row))
+        table.add_row(*cells, end_section=index in side.ends)
     return table
 
 

@@ -64,7 +64,7 @@ class RunFolder:
 
     @property
     def predictions(self) -> Path:
-        """One JSON line per sample: prompt, reference, prediction."""
+        """One JSON line per answered test prompt: prompt, reference, prediction and, if it was judged, its score."""
         return self.path / "predictions.jsonl"
 
     @property
@@ -86,6 +86,11 @@ class RunFolder:
     def scores(self) -> Path:
         """One parquet file per split: nll and scored tokens of each row."""
         return self.path / "scores"
+
+    @property
+    def judged(self) -> Path:
+        """What the answers to the test prompts were judged by, row by row."""
+        return self.scores / "answers.parquet"
 
     @property
     def outcome(self) -> Path:

@@ -1,0 +1,138 @@
+"""The answers to the test prompts: a table of what they were judged by, and what has to be said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lora_dist.reporting.cells import Cell, SideTable, groups_of, references, versus_cell
+from lora_dist.reporting.metric_names import MetricName, judged_metrics
+from lora_dist.reporting.rows import QUALITY_SPLIT, Comparison, Group, Row, Versus
+from lora_dist.reporting.words import NOTHING, duration, listed, percent, speed, with_interval
+
+TITLE = "Answers to the test prompts"
+_MANY_UNFINISHED = 0.05
+
+
+def answers_tables(comparison: Comparison) -> list[SideTable]:
+    """A table for each group in which answers were judged."""
+    return [table for heading, group in groups_of(comparison) if (table := _table(comparison, heading, group))]
+
+
+def _table(comparison: Comparison, heading: str, group: Group) -> SideTable | None:
+    rows = [row for row in group.rows if judged_of(row)]
+    if not rows:
+        return None
+    metrics = judged_metrics([test for row in rows if (test := _test(row))])
+    columns = [("arm", lambda row: Cell((row.name,)))]
+    for metric in metrics:
+        columns.append((metric.title, lambda row, metric=metric: _value(row, metric)))
+    main = metrics[0]
+    for title, name in (("vs base", "base"), ("vs full", "full")):
+        if any(main.key in row.judged_versus(name) for row in rows):
+            known = references(comparison, name)
+            columns.append((title, lambda row, name=name, known=known: _versus(row, name, main, known)))
+    columns += [("cut off", _cut_off), ("speed", _speed)]
+    titles, getters = zip(*columns, strict=True)
+    title = f"{TITLE} ({heading})" if heading else TITLE
+    return SideTable(title, titles, tuple(tuple(getter(row) for getter in getters) for row in rows))
+
+
+def judged_of(row: Row) -> int:
+    """How many answers of a row were judged."""
+    return row.record.generation.judged if row.record and row.record.generation else 0
+
+
+def _test(row: Row) -> dict[str, object]:
+    return row.record.evaluate.get(QUALITY_SPLIT, {}) if row.record else {}
+
+
+def _value(row: Row, metric: MetricName) -> Cell:
+    estimate = row.estimate(metric.key)
+    if estimate is None:
+        return Cell((NOTHING,))
+    ends = [None if end is None else end * metric.shown for end in (estimate.low, estimate.high)]
+    value, interval = with_interval(estimate.value * metric.shown, *ends)
+    return Cell((value, interval) if interval else (value,))
+
+
+def _versus(row: Row, name: str, metric: MetricName, known: set[str]) -> Cell:
+    versus = row.judged_versus(name).get(metric.key)
+    return versus_cell(versus and shown(versus, metric), is_reference=row.name in known)
+
+
+def shown(versus: Versus, metric: MetricName) -> Versus:
+    """The difference in the numbers that are shown."""
+    return Versus(
+        versus.reference, *(part * metric.shown for part in (versus.value, versus.low, versus.high)),
+        versus.excludes_zero, versus.lower_is_better,
+    )  # fmt: skip
+
+
+def _cut_off(row: Row) -> Cell:
+    generation = row.record.generation if row.record else None
+    if generation is None or generation.unfinished is None or not generation.prompts:
+        return Cell((NOTHING,))
+    return Cell((percent(generation.unfinished / generation.prompts),))
+
+
+def _speed(row: Row) -> Cell:
+    """Tokens per second of all prompts in batches, and the seconds that an answer took, so to say its latency there."""
+    generation = row.record.generation if row.record else None
+    if generation is None or not generation.prompts:
+        return Cell((NOTHING,))
+    each = f"{duration(generation.seconds / generation.prompts)} each"
+    return Cell((speed(generation.tokens_per_second), each))
+
+
+def answer_notes(groups: Sequence[Group]) -> Iterator[str]:
+    """What a reader of the answers has to know beside their table."""
+    rows = [row for group in groups for row in group.rows if row.record and judged_of(row)]
+    cut = [row.name for row in rows if _unfinished_share(row) > _MANY_UNFINISHED]
+    if cut:
+        yield (
+            f"More than {percent(_MANY_UNFINISHED)} of the answers of {listed(cut)} were cut off before they ended: "
+            "they are judged as they stand (evaluate.max_new_tokens)."
+        )
+    for group in groups:
+        judged = {judged_of(row) for row in group.rows if judged_of(row)}
+        if len(judged) > 1:
+            numbers = listed([str(number) for number in sorted(judged)])
+            yield f"Rows were judged on different numbers of answers ({numbers}): they are not compared."
+        shots = {row.record.generation.shots for row in group.rows if row.record and judged_of(row)}  # type: ignore[union-attr]
+        if len(shots) > 1:
+            yield "Rows differ in the examples before their prompts (evaluate.shots): their answers do not compare."
+        elif shots and max(shots):
+            yield f"Answers were generated after {max(shots)} solved examples of the train split; perplexity has none."
+
+
+def _unfinished_share(row: Row) -> float:
+    generation = row.record.generation if row.record else None
+    return (generation.unfinished or 0) / generation.prompts if generation and generation.prompts else 0.0
+
+
+def answer_sentences(group: Group) -> list[str]:
+    """The answer in words, by the first metric: which run answers best, and what it gained."""
+    rows = [row for row in group.rows if judged_of(row)]
+    metrics = judged_metrics([_test(row) for row in rows])
+    if not metrics:
+        return []
+    main = metrics[0]
+    measured = [(estimate.value, -index, row) for index, row in enumerate(rows) if (estimate := row.estimate(main.key))]
+    _, _, top = max(measured, key=lambda found: found[:2])
+    cell = " ".join(_value(top, main).lines)
+    sentence = f"Best {main.title.removesuffix(', %')} on the test prompts: {top.name} with {cell}"
+    told = [
+        words for name, reference in (("base", "the base model"), ("full", "full fine-tuning"))
+        if (words := _difference(top, name, reference, main))
+    ]  # fmt: skip
+    return [f"{sentence}{'; ' if told else ''}{listed(told)}."]
+
+
+def _difference(row: Row, name: str, reference: str, metric: MetricName) -> str:
+    versus = row.judged_versus(name).get(metric.key)
+    if versus is None:
+        return ""
+    versus = shown(versus, metric)
+    value, interval = with_interval(versus.value, versus.low, versus.high, signed=True)
+    verdict = f"{versus.verdict} than" if versus.excludes_zero else "no difference shown to"
+    return f"{verdict} {reference} ({value} {interval})"
