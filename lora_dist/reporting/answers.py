@@ -23,18 +23,19 @@ def _table(comparison: Comparison, heading: str, group: Group) -> SideTable | No
     if not rows:
         return None
     metrics = judged_metrics([test for row in rows if (test := _test(row))])
-    columns = [("arm", lambda row: Cell((row.name,)))]
-    for metric in metrics:
-        columns.append((metric.title, lambda row, metric=metric: _value(row, metric)))
     main = metrics[0]
+    columns = [("arm", 9, lambda row: Cell((row.name,)))]
+    for metric in metrics:
+        columns.append((metric.title, 9 if metric is main else 4, lambda row, metric=metric: _value(row, metric)))
     for title, name in (("vs base", "base"), ("vs full", "full")):
         if any(main.key in row.judged_versus(name) for row in rows):
             known = references(comparison, name)
-            columns.append((title, lambda row, name=name, known=known: _versus(row, name, main, known)))
-    columns += [("cut off", _cut_off), ("speed", _speed)]
-    titles, getters = zip(*columns, strict=True)
+            columns.append((title, 8, lambda row, name=name, known=known: _versus(row, name, main, known)))
+    columns += [("cut off", 3, _cut_off), ("speed", 2, _speed)]
+    titles, worths, getters = zip(*columns, strict=True)
     title = f"{TITLE} ({heading})" if heading else TITLE
-    return SideTable(title, titles, tuple(tuple(getter(row) for getter in getters) for row in rows))
+    cells = tuple(tuple(getter(row) for getter in getters) for row in rows)
+    return SideTable(title, titles, cells, worths=worths)
 
 
 def judged_of(row: Row) -> int:

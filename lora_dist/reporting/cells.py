@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lora_dist.reporting.pruned import pruned_lines
 from lora_dist.reporting.rows import Comparison, Group, Row, Versus
@@ -43,6 +43,16 @@ class SideTable:
     """How many of the first columns are words; the others are numbers."""
     ends: frozenset[int] = frozenset()
     """Rows after which a part of the table ends."""
+    worths: tuple[int, ...] = ()
+    """What a narrow terminal drops first, as of `Column`; all are kept where it is left out."""
+
+    def without(self, column: int) -> SideTable:
+        """The same without one of its columns."""
+        cut = lambda cells: (*cells[:column], *cells[column + 1 :])  # noqa: E731
+        return replace(
+            self, headings=cut(self.headings), rows=tuple(map(cut, self.rows)), worths=cut(self.worths),
+            texts=self.texts - (column < self.texts),
+        )  # fmt: skip
 
 
 def columns_for(comparison: Comparison) -> list[Column]:

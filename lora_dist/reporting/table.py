@@ -34,7 +34,7 @@ def comparison_view(comparison: Comparison, width: int = 120) -> RenderableType:
     if comparison.finished:
         parts.append(comparison_table(comparison, width))
     for side in side_tables(comparison):
-        parts += [Text(), _side_table(side)]
+        parts += [Text(), _side_table(side, width)]
     if comparison.unfinished:
         parts += [Text(), unfinished_table(comparison.unfinished)]
     if comparison.notes:
@@ -72,7 +72,16 @@ def unfinished_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _side_table(side: SideTable) -> Table:
+def _side_table(side: SideTable, width: int) -> Table:
+    """The table in as many columns as fit into `width` characters."""
+    table = _laid_out(side)
+    while _width(table) > width and min(side.worths, default=_ALWAYS_KEPT) < _ALWAYS_KEPT:
+        side = side.without(side.worths.index(min(side.worths)))
+        table = _laid_out(side)
+    return table
+
+
+def _laid_out(side: SideTable) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=side.title, title_justify="left", title_style="bold")
     for number, heading in enumerate(side.headings):
         table.add_column(heading, justify="left" if number < side.texts else "right", overflow="fold")
