@@ -21,6 +21,7 @@ GOLDEN = {
     "word-problems": "fdb467b268a0ea4c2248d9b1f3ec8aea26c03a198a50c677f497ae239314d9c3",
     "general-text": "ea0e9593ea8d039791566dd5d3d94f93b8a0aa668f25fff971c801ac4533068c",
     "sentiment": "eb5483fa87dfdc0f05f0dca479e595f49c5085744dd6ecac348ed1faac002904",
+    "dialogues": "95f066ffdea89fa17c60a9e81c4c6ad9affac8438d0b9c63a7188345a02cede9",
     "the built-in model's text": "8143eb9ef9cfb2b2c14491f7b937b0e67a22705a90533ce9bc6bbadc8bd6f1d2",
 }
 

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from lora_dist.corpora.dialogues import dialogues
 from lora_dist.corpora.general_text import documents
 from lora_dist.corpora.registry import load
 from lora_dist.corpora.sentiment import sentiment
@@ -13,10 +14,10 @@ from lora_dist.models.pretraining import Recipe, train_tokenizer
 
 LONGEST = 250  # tokens of the built-in model; its context is 1024, recipes and quick tests cut at 256
 
-ROWS = {"sentiment": (1200, 150, 300)}
-COLUMNS = {"sentiment": {"text": str, "label": str}}
-ASKED = {"sentiment": ("text",)}
-MAKERS = {"sentiment": sentiment}
+ROWS = {"sentiment": (1200, 150, 300), "dialogues": (800, 100, 200)}
+COLUMNS = {"sentiment": {"text": str, "label": str}, "dialogues": {"dialogue": str, "summary": str}}
+ASKED = {"sentiment": ("text",), "dialogues": ("dialogue",)}
+MAKERS = {"sentiment": sentiment, "dialogues": dialogues}
 
 each_dataset = pytest.mark.parametrize("name", ROWS)
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from functools import cache
 
+from lora_dist.corpora.dialogues import dialogues
 from lora_dist.corpora.general_text import documents
 from lora_dist.corpora.sentiment import sentiment
 from lora_dist.corpora.splits import Row
@@ -24,6 +25,7 @@ def load(name: str) -> dict[str, Rows]:
     word-problems    question, answer    512, none, 128
     general-text     text                1,024, none, 128: in the manner of the built-in model's text, not of it
     sentiment        text, label         1,200, 150, 300
+    dialogues        dialogue, summary   800, 100, 200
     ```
 
     Raises:
@@ -63,5 +65,6 @@ _MAKERS: dict[str, Callable[[], dict[str, Rows]]] = {
     "word-problems": _word_problems,
     "general-text": _general_text,
     "sentiment": sentiment,
+    "dialogues": dialogues,
 }
 BUILTIN_DATASETS = tuple(_MAKERS)
