@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 
 from lora_dist.corpora.dialogues import dialogues
 from lora_dist.corpora.general_text import documents
+from lora_dist.corpora.instructions import instructions
 from lora_dist.corpora.registry import load
 from lora_dist.corpora.sentiment import sentiment
 from lora_dist.models.pretraining import Recipe, train_tokenizer
 
+SPLITS = ("train", "validation", "test")
 LONGEST = 250  # tokens of the built-in model; its context is 1024, recipes and quick tests cut at 256
 
-ROWS = {"sentiment": (1200, 150, 300), "dialogues": (800, 100, 200)}
-COLUMNS = {"sentiment": {"text": str, "label": str}, "dialogues": {"dialogue": str, "summary": str}}
-ASKED = {"sentiment": ("text",), "dialogues": ("dialogue",)}
-MAKERS = {"sentiment": sentiment, "dialogues": dialogues}
 
-each_dataset = pytest.mark.parametrize("name", ROWS)
+class Expected(NamedTuple):
+    make: Callable[[dict[str, int]], dict[str, list[dict]]]
+    rows: tuple[int, int, int]
+    columns: dict[str, type]
+    asked: tuple[str, ...]
+
+
+DATASETS = {
+    "sentiment": Expected(sentiment, (1200, 150, 300), {"text": str, "label": str}, ("text",)),
+    "dialogues": Expected(dialogues, (800, 100, 200), {"dialogue": str, "summary": str}, ("dialogue",)),
+    "instructions": Expected(
+        instructions, (1500, 150, 300), {"instruction": str, "input": str, "output": str}, ("instruction", "input")
+    ),
+}
+
+each_dataset = pytest.mark.parametrize("name", DATASETS)
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +48,23 @@ def all_rows(name):
 
 @each_dataset
 def test_sizes_and_columns_are_those_that_the_registry_tells(name):
-    assert tuple(len(rows) for rows in load(name).values()) == ROWS[name]
-    assert list(load(name)) == ["train", "validation", "test"]
-    assert all({column: type(value) for column, value in row.items()} == COLUMNS[name] for row in all_rows(name))
-    rows = ", ".join(f"{count:,}" for count in ROWS[name])
-    assert re.search(rf"\n +{name} +{', '.join(COLUMNS[name])} +{rows}", load.__doc__)
+    _, sizes, columns, _ = DATASETS[name]
+    splits = load(name)
+    assert {split: len(rows) for split, rows in splits.items()} == dict(zip(SPLITS, sizes, strict=True))
+    assert all({key: type(value) for key, value in row.items()} == columns for row in all_rows(name))
+    told = ", ".join(f"{count:,}" for count in sizes)
+    assert re.search(rf"\n +{name} +{', '.join(columns)} +{told}", load.__doc__)
 
 
 @each_dataset
 def test_nothing_is_asked_twice_within_a_split_or_across_splits(name):
-    asked = [tuple(row[column] for column in ASKED[name]) for row in all_rows(name)]
-    assert len(set(asked)) == len(asked) == sum(ROWS[name])
+    asked = [tuple(row[column] for column in DATASETS[name].asked) for row in all_rows(name)]
+    assert len(set(asked)) == len(asked) == sum(DATASETS[name].rows)
 
 
 @each_dataset
 def test_a_smaller_split_is_the_beginning_of_a_larger_one_and_the_splits_stay_apart(name):
-    small = MAKERS[name]({"train": 40, "validation": 30, "test": 200})
+    small = DATASETS[name].make({"train": 40, "validation": 30, "test": 200})
     large = load(name)
     for split, rows in small.items():
         assert rows == large[split][: len(rows)]

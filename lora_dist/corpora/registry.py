@@ -9,6 +9,7 @@ from functools import cache
 
 from lora_dist.corpora.dialogues import dialogues
 from lora_dist.corpora.general_text import documents
+from lora_dist.corpora.instructions import instructions
 from lora_dist.corpora.sentiment import sentiment
 from lora_dist.corpora.splits import Row
 from lora_dist.corpora.word_problems import problems
@@ -21,11 +22,12 @@ def load(name: str) -> dict[str, Rows]:
     """The splits of the built-in dataset `name`, with or without its prefix `builtin:`.
 
     ```
-    name             columns             rows of train, validation and test
-    word-problems    question, answer    512, none, 128
-    general-text     text                1,024, none, 128: in the manner of the built-in model's text, not of it
-    sentiment        text, label         1,200, 150, 300
-    dialogues        dialogue, summary   800, 100, 200
+    name             columns                      rows of train, validation and test
+    word-problems    question, answer             512, none, 128
+    general-text     text                         1,024, none, 128: in the manner of the built-in model's text
+    sentiment        text, label                  1,200, 150, 300
+    dialogues        dialogue, summary            800, 100, 200
+    instructions     instruction, input, output   1,500, 150, 300
     ```
 
     Raises:
@@ -66,5 +68,6 @@ _MAKERS: dict[str, Callable[[], dict[str, Rows]]] = {
     "general-text": _general_text,
     "sentiment": sentiment,
     "dialogues": dialogues,
+    "instructions": instructions,
 }
 BUILTIN_DATASETS = tuple(_MAKERS)
