@@ -23,6 +23,7 @@ GOLDEN = {
     "sentiment": "eb5483fa87dfdc0f05f0dca479e595f49c5085744dd6ecac348ed1faac002904",
     "dialogues": "95f066ffdea89fa17c60a9e81c4c6ad9affac8438d0b9c63a7188345a02cede9",
     "instructions": "5585c23b00b503f326fbc09e035130119306b07e42fc604859275ff0731bd873",
+    "symbolic-math": "f45a30fee493920474a019f6a8a69437ca1737683129981705024df6d3968e45",
     "the built-in model's text": "8143eb9ef9cfb2b2c14491f7b937b0e67a22705a90533ce9bc6bbadc8bd6f1d2",
 }
 

@@ -13,6 +13,7 @@ from lora_dist.corpora.general_text import documents
 from lora_dist.corpora.instructions import instructions
 from lora_dist.corpora.registry import load
 from lora_dist.corpora.sentiment import sentiment
+from lora_dist.corpora.symbolic_math import symbolic_math
 from lora_dist.models.pretraining import Recipe, train_tokenizer
 
 SPLITS = ("train", "validation", "test")
@@ -31,6 +32,9 @@ DATASETS = {
     "dialogues": Expected(dialogues, (800, 100, 200), {"dialogue": str, "summary": str}, ("dialogue",)),
     "instructions": Expected(
         instructions, (1500, 150, 300), {"instruction": str, "input": str, "output": str}, ("instruction", "input")
+    ),
+    "symbolic-math": Expected(
+        symbolic_math, (1500, 150, 300), {"question": str, "answer": str, "depth": int}, ("question",)
     ),
 }
 

@@ -12,6 +12,7 @@ from lora_dist.corpora.general_text import documents
 from lora_dist.corpora.instructions import instructions
 from lora_dist.corpora.sentiment import sentiment
 from lora_dist.corpora.splits import Row
+from lora_dist.corpora.symbolic_math import symbolic_math
 from lora_dist.corpora.word_problems import problems
 from lora_dist.errors import DataError
 
@@ -28,6 +29,7 @@ def load(name: str) -> dict[str, Rows]:
     sentiment        text, label                  1,200, 150, 300
     dialogues        dialogue, summary            800, 100, 200
     instructions     instruction, input, output   1,500, 150, 300
+    symbolic-math    question, answer, depth      1,500, 150, 300
     ```
 
     Raises:
@@ -69,5 +71,6 @@ _MAKERS: dict[str, Callable[[], dict[str, Rows]]] = {
     "sentiment": sentiment,
     "dialogues": dialogues,
     "instructions": instructions,
+    "symbolic-math": symbolic_math,
 }
 BUILTIN_DATASETS = tuple(_MAKERS)
