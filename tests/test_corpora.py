@@ -24,6 +24,7 @@ GOLDEN = {
     "dialogues": "95f066ffdea89fa17c60a9e81c4c6ad9affac8438d0b9c63a7188345a02cede9",
     "instructions": "5585c23b00b503f326fbc09e035130119306b07e42fc604859275ff0731bd873",
     "symbolic-math": "f45a30fee493920474a019f6a8a69437ca1737683129981705024df6d3968e45",
+    "questions": "c6ebdb1e37d7a870da31b297724c75f9bdc8ab1eb78ddd35fd70dc45d5ded751",
     "the built-in model's text": "8143eb9ef9cfb2b2c14491f7b937b0e67a22705a90533ce9bc6bbadc8bd6f1d2",
 }
 

@@ -11,6 +11,7 @@ import pytest
 from lora_dist.corpora.dialogues import dialogues
 from lora_dist.corpora.general_text import documents
 from lora_dist.corpora.instructions import instructions
+from lora_dist.corpora.questions import questions
 from lora_dist.corpora.registry import load
 from lora_dist.corpora.sentiment import sentiment
 from lora_dist.corpora.symbolic_math import symbolic_math
@@ -36,6 +37,7 @@ DATASETS = {
     "symbolic-math": Expected(
         symbolic_math, (1500, 150, 300), {"question": str, "answer": str, "depth": int}, ("question",)
     ),
+    "questions": Expected(questions, (900, 100, 200), {"context": str, "question": str, "answer": str}, ("context",)),
 }
 
 each_dataset = pytest.mark.parametrize("name", DATASETS)

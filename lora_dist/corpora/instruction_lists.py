@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lora_dist.corpora import words
 from lora_dist.corpora.dice import Dice
-from lora_dist.corpora.instruction_words import CLASSES, LETTERS, SURNAMES, WORDS, Task
+from lora_dist.corpora.instruction_words import CLASSES, LETTERS, WORDS, Task
 
 
 def sort_words(dice: Dice) -> Task:
@@ -109,8 +109,8 @@ def classify(dice: Dice) -> Task:
 def initials(dice: Dice) -> Task:
     """Anna Leo Berg -> A. L. B."""
     names = dice.some(words.NAMES, dice.number(1, 2))
-    surname = dice.number(0, len(SURNAMES) - 1)
-    parts = [*names, SURNAMES[surname]]
+    surname = dice.number(0, len(words.SURNAMES) - 1)
+    parts = [*names, words.SURNAMES[surname]]
     combination = (words.NAMES.index(names[0]), surname)
     return Task(" ".join(parts), " ".join(f"{part[0]}." for part in parts), combination, {})
 

@@ -8,11 +8,6 @@ from lora_dist.corpora import words
 from lora_dist.corpora.dice import Dice
 from lora_dist.corpora.instruction_words import (
     ADVERBS,
-    MONTHS,
-    PEOPLE,
-    SURNAMES,
-    THINGS,
-    TOWNS,
     UNITS,
     VERBS,
     Task,
@@ -30,10 +25,10 @@ class _Sentence(NamedTuple):
 
 def _sentence(dice: Dice) -> _Sentence:
     """Somebody does something: the pair is that of verb and object."""
-    verb, thing = dice.number(0, len(VERBS) - 1), dice.number(0, len(THINGS) - 1)
+    verb, thing = dice.number(0, len(VERBS) - 1), dice.number(0, len(words.THINGS) - 1)
     where = dice.pick(("", f" at the {dice.pick(words.PLACES)}", f" near the {dice.pick(words.PLACES)}"))
-    what = f"{dice.pick(('a', 'the', 'the ' + dice.pick(words.COLOURS)))} {THINGS[thing]}"
-    return _Sentence(f"the {dice.pick(PEOPLE)}", VERBS[verb], what, where, (verb, thing))
+    what = f"{dice.pick(('a', 'the', 'the ' + dice.pick(words.COLOURS)))} {words.THINGS[thing]}"
+    return _Sentence(f"the {dice.pick(words.TRADES)}", VERBS[verb], what, where, (verb, thing))
 
 
 def past_tense(dice: Dice) -> Task:
@@ -85,7 +80,7 @@ def count_words(dice: Dice) -> Task:
 def extract_date(dice: Dice) -> Task:
     """The day, month and year among other numbers."""
     day, month = dice.number(1, 28), dice.number(0, 11)
-    date = f"{day} {MONTHS[month]} {dice.number(1950, 2039)}"
+    date = f"{day} {words.ALL_MONTHS[month]} {dice.number(1950, 2039)}"
     name, place, count = dice.pick(words.NAMES), dice.pick(words.PLACES), dice.number(2, 90)
     given = dice.pick((
         f"The {place} opened its {count} rooms on {date}.",
@@ -99,15 +94,15 @@ def extract_date(dice: Dice) -> Task:
 
 def fill_form(dice: Dice) -> Task:
     """The lines that are asked for, in the order in which they are asked for."""
-    town, month = dice.number(0, len(TOWNS) - 1), dice.number(0, 11)
-    name = f"{dice.pick(words.NAMES)} {dice.pick(SURNAMES)}"
-    born, job = f"{dice.number(1, 28)} {MONTHS[month]} {dice.number(1950, 2005)}", dice.pick(PEOPLE)
+    town, month = dice.number(0, len(words.TOWNS) - 1), dice.number(0, 11)
+    name = f"{dice.pick(words.NAMES)} {dice.pick(words.SURNAMES)}"
+    born, job = f"{dice.number(1, 28)} {words.ALL_MONTHS[month]} {dice.number(1950, 2005)}", dice.pick(words.TRADES)
     given = dice.pick((
-        f"{name}, born on {born}, lives in {TOWNS[town]} and works as a {job}.",
-        f"The {job} from {TOWNS[town]} is called {name}. The birthday is {born}.",
-        f"Born on {born}, {name} is now a {job} in {TOWNS[town]}.",
+        f"{name}, born on {born}, lives in {words.TOWNS[town]} and works as a {job}.",
+        f"The {job} from {words.TOWNS[town]} is called {name}. The birthday is {born}.",
+        f"Born on {born}, {name} is now a {job} in {words.TOWNS[town]}.",
     ))  # fmt: skip
-    values = {"Name": name, "Town": TOWNS[town], "Born": born, "Job": job}
+    values = {"Name": name, "Town": words.TOWNS[town], "Born": born, "Job": job}
     asked = dice.some(list(values), 3)
     output = "\n".join(f"{key}: {values[key]}" for key in asked)
     return Task(given, output, (town, month), {"lines": ", ".join(asked)})

@@ -52,8 +52,6 @@ VERBS = (
     _verb("take takes took taken"),
     _verb("copy copies copied copied"),
 )
-PEOPLE = (*words.JOBS, "doctor", "sailor", "clerk", "nurse", "pilot", "singer", "tailor", "guide")
-THINGS = ("basket", "table", "lamp", "kite", "chair", "bell", "map", "drum", "ladder", "clock", "mirror", "boat")
 ADVERBS = ("slowly", "quickly", "carefully", "quietly", "gladly", "rarely", "often", "secretly")
 CLASSES = {
     "animal": tuple(animal.one for animal in words.ANIMALS),
@@ -66,18 +64,6 @@ CLASSES = {
 WORDS = tuple(dict.fromkeys([*(item.one for item in words.ITEMS), *CLASSES["animal"], *words.COLOURS, *words.PLACES]))
 """Words to sort, count and spell."""
 LETTERS = "aeirontl"
-MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-    "December",
-)  # fmt: skip
-SURNAMES = (
-    "Berg", "Costa", "Dahl", "Egan", "Fuchs", "Grant", "Hale", "Ito", "Jansen", "Klein", "Lund", "Moreau", "Novak",
-    "Okoye", "Price", "Quinn", "Rossi", "Silva", "Turner", "Vega",
-)  # fmt: skip
-TOWNS = (
-    "Oslo", "Lima", "Cork", "Ghent", "Turin", "Leeds", "Porto", "Basel", "Kyoto", "Riga", "Quito", "Bergen", "Malmo",
-    "Graz", "Perth", "Accra",
-)  # fmt: skip
 UNITS = (
     ("kilometres", "metres", 1000), ("metres", "centimetres", 100), ("kilograms", "grams", 1000),
     ("hours", "minutes", 60), ("minutes", "seconds", 60), ("days", "hours", 24), ("weeks", "days", 7),

@@ -10,6 +10,7 @@ from functools import cache
 from lora_dist.corpora.dialogues import dialogues
 from lora_dist.corpora.general_text import documents
 from lora_dist.corpora.instructions import instructions
+from lora_dist.corpora.questions import questions
 from lora_dist.corpora.sentiment import sentiment
 from lora_dist.corpora.splits import Row
 from lora_dist.corpora.symbolic_math import symbolic_math
@@ -30,6 +31,7 @@ def load(name: str) -> dict[str, Rows]:
     dialogues        dialogue, summary            800, 100, 200
     instructions     instruction, input, output   1,500, 150, 300
     symbolic-math    question, answer, depth      1,500, 150, 300
+    questions        context, question, answer    900, 100, 200
     ```
 
     Raises:
@@ -72,5 +74,6 @@ _MAKERS: dict[str, Callable[[], dict[str, Rows]]] = {
     "dialogues": dialogues,
     "instructions": instructions,
     "symbolic-math": symbolic_math,
+    "questions": questions,
 }
 BUILTIN_DATASETS = tuple(_MAKERS)
