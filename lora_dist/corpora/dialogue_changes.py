@@ -14,12 +14,12 @@ from lora_dist.corpora.dialogue_words import (
     AGREED,
     ERRANDS,
     FLAWS,
-    GLAD,
     HALT,
     HINDRANCES,
     MOODS,
     OFFERED_PLACES,
     OFFERS,
+    THANKS,
     TIMES,
     WILL,
     Activity,
@@ -135,13 +135,13 @@ def _brought_by_another(dice: Dice, talk: Talk) -> Change:
     thing, (own, theirs, hindrance) = plan.activity.thing, dice.pick(HINDRANCES)
     lines = [
         f"I will bring {thing}.",
-        dice.pick(GLAD),
+        dice.pick(THANKS),
         f"{dice.pick(HALT)} I {own} {hindrance}. Can you bring {thing}?",
     ]
     brings = you
     if dice.chance(0.5):
         brings, _ = _strangers(dice, plan)
-        lines += [f"I cannot either. I will ask {brings}.", dice.pick(GLAD)]
+        lines += [f"I cannot either. I will ask {brings}.", dice.pick(THANKS)]
     else:
         lines.append(dice.pick(WILL))
     return Change(lines, f"{plan} {brings} brings {thing}, because {me} {theirs} {hindrance}.")

@@ -16,6 +16,7 @@ from lora_dist.corpora.splits import Draft, Splits, deal, is_held_out
 SIZES = {"train": 800, "validation": 100, "test": 200}
 _SEED = 32
 _FEWEST, _MOST = 4, 8  # turns
+_LONG = 200  # characters of a talk after which nothing is added to it
 
 
 def dialogues(sizes: dict[str, int] = SIZES) -> Splits:
@@ -36,7 +37,9 @@ def _write(dice: Dice) -> Draft:
     me, you = people if len(lines) % 2 == 0 else reversed(people)
     changed = CHANGES[change](dice, Talk(plan, me, you))
     lines += changed.lines
-    lines += dice.some(BYES, dice.number(max(0, _FEWEST - len(lines)), min(2, _MOST - len(lines))))
+    room = min(2, _MOST - len(lines)) if sum(map(len, lines)) < _LONG else 0
+    missing = max(0, _FEWEST - len(lines))
+    lines += dice.some(BYES, dice.number(missing, max(room, missing)))
     dialogue = "\n".join(f"{people[turn % 2]}: {line}" for turn, line in enumerate(lines))
     row = {"dialogue": dialogue, "summary": changed.summary}
     return Draft(row, dialogue, is_held_out(activity, change))
