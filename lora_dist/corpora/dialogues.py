@@ -1,8 +1,8 @@
 """The dataset `dialogues`: two people arrange something, the plan changes, and a summary tells what it came to.
 
-The summary gives the outcome (who, what, where, when) and then, if there is one, the reason; what was proposed
-first, and what was turned down, is not in it. Held out for test: one in seven pairs of an activity and a way to
-change the plan (such as tennis and another day). About half of the test rows are such pairs.
+The summary gives the outcome (who, what, where, when) and then, if there is one, the reason why it is not what was
+proposed first; an offer that was turned down is not in it. Held out for test: one in seven pairs of an activity and
+a way to change the plan (such as tennis and another day). About half of the test rows are such pairs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The dataset `symbolic-math`: chains of arithmetic in symbols and in words, worked out one step per line.
 
 `depth` is the number of steps that the answer needs. Held out for test: depth 4. Training and validation have depths
-1 to 3, and the test split has as many of each depth from 1 to 4, so the last quarter asks whether what was learned
-carries on by one more step.
+1 to 3, and the test split has about as many of each depth from 1 to 4, so a quarter of it asks whether what was
+learned carries on by one more step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lora_dist.corpora.symbolic_chains import Chain, branching_chain, straight_c
 SIZES = {"train": 1500, "validation": 150, "test": 300}
 DEEPEST_TRAINED = 3
 _SEED = 34
-_DEPTHS = (1, 2, 3) * 3 + (4,)  # with one in three of the others for test, test has as many of each
+_DEPTHS = (1, 2, 3) * 3 + (4,)  # with one in three of the others for test, test has about as many of each
 _TEST_EVERY = 3
 
 _PHRASES = {
@@ -60,9 +60,7 @@ def _nested(dice: Dice, chain: Chain) -> str:
 def _ordered(dice: Dice, chain: Chain) -> str:
     """Start with 7. Multiply it by 3. Take 4 away. What do you get?"""
     (start,) = chain.givens.values()
-    first = dice.pick(
-        (f"Start with {start}.", f"Take the number {start}.", f"You have {start}.", f"Write down {start}.")
-    )
+    first = dice.pick(("Start with {it}.", "Take the number {it}.", "You have {it}.", "Write down {it}."))
     orders = [dice.pick(_ORDERS[step.sum.sign]).format(r=step.right) for step in chain.steps]
     last = dice.pick(("What do you get?", "What is the result?", "How much is it now?", "Where do you end?"))
     return " ".join((first.format(it=start), *orders, last))
