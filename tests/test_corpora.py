@@ -20,6 +20,11 @@ from lora_dist.models.pretraining import Recipe, train_tokenizer
 GOLDEN = {
     "word-problems": "fdb467b268a0ea4c2248d9b1f3ec8aea26c03a198a50c677f497ae239314d9c3",
     "general-text": "ea0e9593ea8d039791566dd5d3d94f93b8a0aa668f25fff971c801ac4533068c",
+    "sentiment": "eb5483fa87dfdc0f05f0dca479e595f49c5085744dd6ecac348ed1faac002904",
+    "dialogues": "c819d16ab18b585126e5910cc888408f723332b0d95672f04dba4473dae8dbc1",
+    "instructions": "5585c23b00b503f326fbc09e035130119306b07e42fc604859275ff0731bd873",
+    "symbolic-math": "f45a30fee493920474a019f6a8a69437ca1737683129981705024df6d3968e45",
+    "questions": "c6ebdb1e37d7a870da31b297724c75f9bdc8ab1eb78ddd35fd70dc45d5ded751",
     "the built-in model's text": "8143eb9ef9cfb2b2c14491f7b937b0e67a22705a90533ce9bc6bbadc8bd6f1d2",
 }
 

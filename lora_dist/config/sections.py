@@ -75,7 +75,7 @@ class DataSection(Section):
     and a last number. summarization: text -> summary. qa: question, with or without a context -> short answer."""
     path: Text | dict[Literal["train", "validation", "test"], Text | Annotated[list[Text], Field(min_length=1)]]
     """A hub id, a local file or folder, a mapping of split to file(s), or builtin:NAME
-    (builtin:word-problems, builtin:general-text)."""
+    (word-problems, general-text, sentiment, dialogues, instructions, symbolic-math, questions)."""
     subset: str | None = None
     """Name of a hub dataset's configuration, such as main or wikitext-2-raw-v1."""
     revision: str | None = None
