@@ -16,13 +16,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_dist.config.experiment import Run
+from lora_dist.config.sections import ADAPTER_KINDS
 from lora_dist.data.tokens import TokenRows
 from lora_dist.errors import ModelError
 from lora_dist.evaluation.perplexity import RowScores, score_rows
 from lora_dist.evaluation.scores import read_scores, write_scores
 from lora_dist.evaluation.statistics import perplexity_difference, perplexity_interval
 from lora_dist.models.adapter_folder import find_adapter
-from lora_dist.models.adapters import ADAPTER_KINDS, put_adapter
+from lora_dist.models.adapters import put_adapter
 from lora_dist.models.companions import companions
 from lora_dist.models.device import device_of, dtype_of, release_memory
 from lora_dist.models.loading import load_model

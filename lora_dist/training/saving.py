@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from trl import SFTTrainer
 
 from lora_dist.config.experiment import Run
-from lora_dist.models.adapters import ADAPTER_KINDS, check_saved_adapter, name_kept_zeros
+from lora_dist.config.sections import ADAPTER_KINDS
+from lora_dist.models.adapters import check_saved_adapter, name_kept_zeros
 from lora_dist.models.device import dtype_of
 from lora_dist.models.provenance import Provenance, provenance_of
 from lora_dist.store.atomic import whole_folder, write_errors
