@@ -116,8 +116,8 @@ class MethodSection(Section):
     dropout: Fraction = 0.0
     """lora, qlora: dropout on the adapter's input."""
     targets: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = "all-linear"
-    """lora, qlora, ia3: names of the linears that get an adapter, or all-linear (or null): all but the head; for ia3 the
-    places of its paper, which are the key, value and down projections."""
+    """lora, qlora, ia3: names of the linears that get an adapter, or all-linear (or null): all but the head, and for
+    ia3 the places of its paper, which are the key, value and down projections."""
     dora: bool = False
     """lora, qlora: train magnitude and direction apart (DoRA, arXiv 2402.09353)."""
     rslora: bool = False

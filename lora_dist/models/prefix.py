@@ -11,9 +11,11 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 from peft import PeftModel, PrefixTuningConfig, get_peft_model, initialize_kv_prefix_from_past_key_values
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -37,8 +39,20 @@ def virtual_tokens(model: nn.Module) -> int:
     return getattr(active, "num_virtual_tokens", 0)
 
 
+def room_behind_prefix(method: MethodSection, longest: int, context: int | None) -> Iterator[Problem]:
+    """Whether a row of `longest` tokens fits behind the prefix into a context of so many (None: any number does)."""
+    room = None if context is None else context - method.virtual_tokens
+    if method.kind == "prefix" and room is not None and longest > room:
+        yield Problem(
+            "method.virtual_tokens",
+            f"{method.virtual_tokens} before the longest row ({longest} tokens) are more than the model's context of "
+            f"{context}",
+            f"use at most {context - longest}, or data.max_length={room}" if room > 1 else "use fewer",
+        )
+
+
 def prefix_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[Problem]:
-    """Why a prefix cannot come before the rows of `model`, which is on the meta device: it is tried, without weights."""
+    """Why a prefix does not go with `model`, which is on the meta device: it is tried there, without weights."""
     if getattr(model, "_is_stateful", False):
         problem = f"{type(model).__name__} keeps a state, not the keys and values that prefix tuning trains"
         yield Problem("method.kind", problem, _INSTEAD)
@@ -75,3 +89,29 @@ def start_prefix(model: PeftModel, rows: Iterable[Sequence[int]]) -> None:
     base.train(training)
     pairs = [(keys, values) for keys, values, *_ in cache]
     initialize_kv_prefix_from_past_key_values(model, past_key_values=pairs)
+
+
+_MAKER = "prefix_maker.safetensors"
+
+
+def _maker(model: nn.Module) -> nn.Module | None:
+    """The embedding and the MLP that a prefix in training is made by; None where the prefix itself is trained."""
+    config = getattr(model, "active_peft_config", None)
+    if not getattr(config, "prefix_projection", False) or config.inference_mode:
+        return None
+    return model.prompt_encoder[model.active_adapter]
+
+
+def save_prefix_maker(model: nn.Module, checkpoint: Path) -> None:
+    """Put what makes the prefix of `model` into a checkpoint, if there is such a thing: peft saves the prefix alone."""
+    maker = _maker(model)
+    if maker is not None:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in maker.state_dict().items()}, checkpoint / _MAKER)
+
+
+def load_prefix_maker(model: nn.Module, checkpoint: Path) -> bool:
+    """Take it from a checkpoint again; false where `model` has none, and is as peft saved it."""
+    maker = _maker(model)
+    if maker is not None:
+        maker.load_state_dict(load_file(checkpoint / _MAKER, device=str(model.device)))
+    return maker is not None

@@ -28,7 +28,7 @@ from lora_dist.models.methods import (
     hold_in_float32,
     quantization_config,
 )
-from lora_dist.models.prefix import start_prefix
+from lora_dist.models.prefix import load_prefix_maker, save_prefix_maker, start_prefix
 from lora_dist.models.sparse_lora import recall_zeros, refuse_dense
 from lora_dist.planning.batches import BatchPlan, StepPlan, plan_batches, plan_steps
 from lora_dist.store.atomic import make_folder, write_json
@@ -86,6 +86,14 @@ class _Trainer(SFTTrainer):
     def _checkpoint_bytes(self) -> int:
         """What a checkpoint holds at least: weights that are trained and AdamW's two moments of them, in float32."""
         return 12 * count_parameters(self.model).trainable
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        save_prefix_maker(self.model, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not load_prefix_maker(self.model, Path(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write no README beside the checkpoints: nobody publishes those."""
