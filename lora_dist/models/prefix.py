@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -57,13 +57,22 @@ def prefix_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[P
         problem = f"{type(model).__name__} keeps a state, not the keys and values that prefix tuning trains"
         yield Problem("method.kind", problem, _INSTEAD)
         return
+    if _flaw_of(lambda: model) is not None:  # some kernels have no meta device: nothing is known then
+        return
+    flaw = _flaw_of(lambda: get_peft_model(copy.copy(model), prefix_config(method)))
+    if flaw is not None:
+        yield Problem("method.kind", f"a prefix does not fit {type(model).__name__}: {flaw}", _INSTEAD)
+
+
+def _flaw_of(make: Callable[[], nn.Module]) -> str | None:
+    """Why the model that `make` makes cannot read two tokens on the meta device; None if it can."""
     ids = torch.zeros((1, 2), dtype=torch.long, device="meta")
     try:
         with torch.no_grad():
-            get_peft_model(copy.copy(model), prefix_config(method))(input_ids=ids, use_cache=False)
+            make()(input_ids=ids, use_cache=False)
     except (ValueError, RuntimeError, TypeError, AttributeError, KeyError, IndexError) as error:
-        said = " ".join(str(error).split())[:200]
-        yield Problem("method.kind", f"a prefix does not fit {type(model).__name__}: {said}", _INSTEAD)
+        return " ".join(str(error).split())[:200]
+    return None
 
 
 def start_prefix(model: PeftModel, rows: Iterable[Sequence[int]]) -> None:
