@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 from adapter_cases import pruned_llama
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from merging_cases import gpt2_base, llama_base, opened, silent
 from peft import PeftModel, get_peft_model
+from rich.console import Console
 from safetensors.torch import load_file
 from training_cases import one_thread as one_thread
 from training_cases import prepare
@@ -31,6 +34,9 @@ from lora_dist.models.adapters import check_saved_adapter
 from lora_dist.models.ia3 import ia3_config, places_of
 from lora_dist.models.merging import open_merge
 from lora_dist.models.scale_merging import ScaleMerge
+from lora_dist.reporting.adapters_table import adapters_table
+from lora_dist.verbs.adapter_list import adapter_list
+from lora_dist.verbs.merge import MergeRequest, merge_adapters
 
 IDS = torch.arange(12).view(2, 6)
 SIZES = {"vocab_size": 32, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -265,20 +271,23 @@ def test_base_prefix_and_ia3_are_compared_and_listed_in_one_go(tmp_path, write_e
     write_experiment(
         arms={
             "base": {"method": {"kind": "base"}},
-            "prefix": {"method": {"kind": "prefix"}, "grid": {"method.virtual_tokens": [4, 8]}},
+            "prefix": {"method": {"kind": "prefix", "virtual_tokens": 4}},
             "ia3": {"method": {"kind": "ia3"}, "train": {"learning_rate": 0.1}},
         },
         train={"max_steps": 3},
     )
     done = run_cli("compare", "small.yaml", cwd=tmp_path)
     assert done.code == 0, done.err
-    rows = (tmp_path / "runs/small/report/report.md").read_text()
-    assert "prefix 4" in rows
-    assert "prefix 8" in rows
-    assert "| ia3" in rows
-    listed = run_cli("adapter", "list", "runs", cwd=tmp_path)
-    assert listed.code == 0
-    assert all(word in listed.out for word in ("prefix 4", "prefix 8", "ia3", "down,k,v"))
-    merged = run_cli("adapter", "merge", *tmp_path.glob("runs/small/ia3-*"), "--into", "merged", cwd=tmp_path)
-    assert merged.code == 0, merged.err
+    report = (tmp_path / "runs/small/report/report.md").read_text()
+    assert all(word in report for word in ("| base", "| prefix", "| ia3"))
+    found = {row.kind: row for row in adapter_list(tmp_path / "runs")}
+    assert (found["prefix"].virtual_tokens, found["prefix"].targets, found["prefix"].rank) == (4, None, None)
+    assert (found["ia3"].virtual_tokens, found["ia3"].targets) == (None, ["down_proj", "k_proj", "v_proj"])
+    console = Console(width=160, file=io.StringIO())
+    console.print(adapters_table(list(found.values()), 160))
+    assert all(word in console.file.getvalue() for word in ("prefix 4", "ia3", "down,k,v; seed 0"))
+    (run,) = tmp_path.glob("runs/small/ia3-*")
+    merged = merge_adapters(MergeRequest((str(run),), tmp_path / "merged", words=("data.max_eval_examples=4",)))
+    assert [model["name"] for model in merged.evaluation["models"]] == ["base", "base + adapter", "merged"]
+    assert merged.document["kind"] == "ia3"
     assert "An (IA)^3 adapter merged into" in (tmp_path / "merged/README.md").read_text()

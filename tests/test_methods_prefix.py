@@ -237,5 +237,5 @@ def test_a_prefix_is_neither_merged_nor_swapped_and_says_so(tmp_path, tiny_model
     with pytest.raises(ModelError, match="is a prefix, which comes before the tokens and is no change of the weights"):
         merge_adapters(MergeRequest((str(case.folder.path),), into))
     assert not into.exists()
-    with pytest.raises(ModelError, match="is a prefix, which cannot share a base with others"):
+    with pytest.raises(Refused, match="is a prefix, which cannot share a base with others"):
         adapter_generate(str(tiny_model), [str(case.folder.path)], prompts=["x"])

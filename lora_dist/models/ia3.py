@@ -47,7 +47,12 @@ def ia3_config(model: PreTrainedModel, method: MethodSection) -> IA3Config:
     """
     places = places_of(model, method)
     targets, feedforward = _shortest_names(places, linear_names(model))
-    return IA3Config(task_type="CAUSAL_LM", target_modules=sorted(targets), feedforward_modules=sorted(feedforward))
+    return IA3Config(
+        task_type="CAUSAL_LM",
+        target_modules=sorted(targets),
+        feedforward_modules=sorted(feedforward),
+        fan_in_fan_out=isinstance(model.get_submodule(places.all[0]), Conv1D),
+    )
 
 
 def places_of(model: PreTrainedModel, method: MethodSection) -> Places:
