@@ -239,3 +239,13 @@ def test_a_prefix_is_neither_merged_nor_swapped_and_says_so(tmp_path, tiny_model
     assert not into.exists()
     with pytest.raises(Refused, match="is a prefix, which cannot share a base with others"):
         adapter_generate(str(tiny_model), [str(case.folder.path)], prompts=["x"])
+
+
+@pytest.mark.parametrize("kind", ["prefix", "ia3"])
+def test_in_half_precision_what_is_trained_and_saved_is_float32(tmp_path, tiny_model, problem_files, kind):
+    sections = {"method": {"kind": kind}, "model": {"dtype": "bfloat16"}, "train": {"max_steps": 2}}
+    case = prepare(tmp_path, tiny_model, problem_files, evaluate={"samples": 1, "max_new_tokens": 4}, **sections)
+    record = case.work()
+    assert {tensor.dtype for tensor in case.weights.values()} == {torch.float32}
+    assert (record.model.dtype, record.model.trainable_dtype) == ("bfloat16", "float32")
+    assert record.generation.new_tokens > 0

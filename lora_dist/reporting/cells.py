@@ -59,7 +59,8 @@ def settings_words(row: Row) -> str:
     """
     parts = [f"r{row.settings['rank']}" if "rank" in row.settings else ""]
     parts.append(f"alpha {row.settings['alpha']:g}" if "alpha" in row.settings else "")
-    parts.append(f"{row.settings['virtual_tokens']}" if "virtual_tokens" in row.settings else "")
+    tokens = row.settings.get("virtual_tokens")
+    parts.append(f"{tokens} virtual tokens" if tokens and f" {tokens} " not in f" {row.name} " else "")
     parts.append(f"top {row.settings['top_blocks']}" if "top_blocks" in row.settings else "")
     parts.append(f"lr {setting(row.learning_rate)}" if row.learning_rate else "")
     parts.append("" if row.run.trains else "zero-shot")
