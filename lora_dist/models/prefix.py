@@ -17,7 +17,7 @@ import torch
 from peft import PeftModel, PrefixTuningConfig, get_peft_model, initialize_kv_prefix_from_past_key_values
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from lora_dist.config.sections import MethodSection
 from lora_dist.errors import Problem
@@ -43,11 +43,13 @@ def room_behind_prefix(method: MethodSection, longest: int, context: int | None)
     """Whether a row of `longest` tokens fits behind the prefix into a context of so many (None: any number does)."""
     room = None if context is None else context - method.virtual_tokens
     if method.kind == "prefix" and room is not None and longest > room:
+        fixes = [f"at most {context - longest}"] if longest < context else []
+        fixes += [f"data.max_length={room}"] if room > 1 else []
         yield Problem(
             "method.virtual_tokens",
             f"{method.virtual_tokens} before the longest row ({longest} tokens) are more than the model's context of "
             f"{context}",
-            f"use at most {context - longest}, or data.max_length={room}" if room > 1 else "use fewer",
+            f"use {' or '.join(fixes) or 'fewer, and shorter rows'}",
         )
 
 
@@ -66,10 +68,9 @@ def prefix_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[P
 
 def _flaw_of(make: Callable[[], nn.Module]) -> str | None:
     """Why the model that `make` makes cannot read two tokens on the meta device; None if it can."""
-    ids = torch.zeros((1, 2), dtype=torch.long, device="meta")
     try:
-        with torch.no_grad():
-            make()(input_ids=ids, use_cache=False)
+        with torch.no_grad(), torch.device("meta"):
+            make()(input_ids=torch.zeros((1, 2), dtype=torch.long), use_cache=False)
     except (ValueError, RuntimeError, TypeError, AttributeError, KeyError, IndexError) as error:
         return " ".join(str(error).split())[:200]
     return None
@@ -78,9 +79,8 @@ def _flaw_of(make: Callable[[], nn.Module]) -> str | None:
 def start_prefix(model: PeftModel, rows: Iterable[Sequence[int]]) -> None:
     """Let an untrained prefix be what the base makes of the first V tokens of `rows` (of all, again and again if few).
 
-    "Initializing the prefix with activations of real words significantly improves generation" (section 7.4 of the
-    paper), and spares the base the random keys and values with which peft begins. One that is made by an MLP begins
-    at random, as in the paper.
+    The paper (section 7.4) finds real words much better than random keys and values, with which peft begins. A prefix
+    that is made by an MLP begins at random, as there.
 
     Args:
         rows: token ids, the same on every rank.
@@ -93,8 +93,9 @@ def start_prefix(model: PeftModel, rows: Iterable[Sequence[int]]) -> None:
     tokens = list(itertools.islice(itertools.chain.from_iterable(itertools.cycle(rows)), count))
     training = base.training
     base.eval()
+    cache = DynamicCache()  # a model's own keeps no more than its sliding window
     with torch.no_grad():
-        cache = base(input_ids=torch.tensor([tokens], device=base.device), use_cache=True).past_key_values
+        base(input_ids=torch.tensor([tokens], device=base.device), past_key_values=cache, use_cache=True)
     base.train(training)
     pairs = [(keys, values) for keys, values, *_ in cache]
     initialize_kv_prefix_from_past_key_values(model, past_key_values=pairs)
