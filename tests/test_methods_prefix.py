@@ -21,7 +21,7 @@ from lora_dist.config.sections import MethodSection
 from lora_dist.errors import DataError, ModelError, Refused
 from lora_dist.evaluation.generate import Prompt, generate_samples
 from lora_dist.evaluation.perplexity import score_rows
-from lora_dist.models.prefix import prefix_config, prefix_problems, start_prefix, virtual_tokens
+from lora_dist.models.prefix import prefix_config, prefix_problems, room_behind_prefix, start_prefix, virtual_tokens
 from lora_dist.planning.choice import LADDER, Hardware, choose_launch_config
 from lora_dist.planning.memory import Setting
 from lora_dist.planning.strategies import strategy_problems
@@ -180,10 +180,14 @@ def test_several_lengths_are_one_sweep_and_a_row_that_no_longer_fits_is_refused(
     runs = expand(Experiment.model_validate(document))
     assert [run.method.virtual_tokens for run in runs] == [10, 20]
     assert len({run.id for run in runs}) == 2
-    with pytest.raises(
-        Refused, match=r"method.virtual_tokens: 1000 before the longest row \(\d+ tokens\) are more than"
-    ):
+    told = r"method.virtual_tokens: 1000 before the longest row \(\d+ tokens\) are more than the model's context of"
+    with pytest.raises(Refused, match=told):
         prepare(tmp_path, tiny_model, problem_files, method={"kind": "prefix", "virtual_tokens": 1000})
+    for longest, fix in ((500, "use at most 12 or data.max_length=492"), (512, "use data.max_length=492")):
+        (problem,) = room_behind_prefix(MethodSection(kind="prefix"), longest, 512)
+        assert problem.fix == fix
+    assert not list(room_behind_prefix(MethodSection(kind="prefix"), 492, 512))
+    assert not list(room_behind_prefix(MethodSection(kind="prefix"), 9999, None))
 
 
 @pytest.mark.parametrize(
