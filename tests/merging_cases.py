@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 from lora_dist.config.combination import Combination
 from lora_dist.config.sections import ModelSection
 from lora_dist.models.adapter_folder import find_adapter
-from lora_dist.models.merging import Merge, MergedWeights
+from lora_dist.models.merge_stream import MergedWeights
+from lora_dist.models.merging import Merge
 
 IDS = torch.arange(12).view(2, 6)
 

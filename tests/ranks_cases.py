@@ -20,6 +20,8 @@ METHODS = {
     "base": {"method": {"kind": "base"}},
     "qlora": {"method": {"kind": "qlora", "rank": 4}},
     "partial": {"method": {"kind": "partial", "top_blocks": 1}, "train": {"learning_rate": 0.002}},
+    "prefix": {"method": {"kind": "prefix", "virtual_tokens": 6}, "train": {"learning_rate": 0.1}},
+    "ia3": {"method": {"kind": "ia3"}, "train": {"learning_rate": 0.1}},
     "sparse": {"method": {"kind": "lora", "rank": 4}, "prune": {"kind": "magnitude", "sparsity": 0.5}},
 }
 # 43 rows are five whole steps of 8 and one of 3: the ranks get unequal shares, and fillers.

@@ -77,7 +77,7 @@ def test_the_report_has_a_table_of_answers_with_paired_differences(judged):
         gained = float(statistics["full"][metric].mean() - statistics["base"][metric].mean())
         assert float(rows["full"][f"{metric}_versus_base"]) == pytest.approx(gained)
         assert float(rows["full"][f"test_{metric}"]) == pytest.approx(float(statistics["full"][metric].mean()))
-    assert rows["full"]["bleu_versus_full_reference"] == "full"
+    assert rows["full"]["bleu_versus_base_reference"] == "base"
     assert rows["base"]["exact_match_versus_base"] == ""
     assert (report / "report.md").read_text().count("**Prompt ") == 2, "side by side are the samples, not all answers"
 

@@ -164,7 +164,7 @@ def test_a_damaged_config(place, refused, text):
 
 
 ODD_CONFIGS = {
-    "another kind": ({"peft_type": "IA3"}, "is a IA3 adapter"),
+    "another kind": ({"peft_type": "OFT"}, "is a OFT adapter"),
     "rank of words": ({"r": "four"}, "is damaged"),
     "no alpha": ({"lora_alpha": None}, "is damaged"),
     "endless alpha": ({"lora_alpha": float("inf")}, "is damaged"),

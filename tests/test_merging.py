@@ -27,7 +27,7 @@ from lora_dist.models.adapter_folder import base_of, find_adapter
 from lora_dist.models.combining import combined_update
 from lora_dist.models.companions import _with_dtype
 from lora_dist.models.factors import Factors
-from lora_dist.models.merging import deal
+from lora_dist.models.merge_stream import deal
 
 SINGLE = {
     "plain": {},
@@ -153,7 +153,7 @@ def test_the_result_does_not_depend_on_shards(tmp_path, monkeypatch, method):
     assert len(list(sharded.glob("*.safetensors"))) > 3
     adapters = [adapter_on(whole, tmp_path / f"a{n}", seed=n) for n in (1, 2)]
     one, counts = merge_here(whole, adapters, tmp_path / "one", method=method)
-    monkeypatch.setattr("lora_dist.models.merging._LEAST_SHARD", 7000)
+    monkeypatch.setattr("lora_dist.models.merge_stream._LEAST_SHARD", 7000)
     for base in (whole, sharded):
         many, again = merge_here(base, adapters, tmp_path / f"many-{base.name}", method=method)
         assert len(list((tmp_path / f"many-{base.name}").glob("*.safetensors"))) > 5
@@ -217,7 +217,7 @@ def test_the_config_says_the_dtype_of_the_weights_in_all_its_parts():
 def test_merged_logits_are_those_before_and_the_folder_opens_anywhere(tmp_path, monkeypatch, tied):
     base = llama_base(tmp_path / "base", tied=tied, shard="10KB")
     adapter = adapter_on(base, tmp_path / "adapter")
-    monkeypatch.setattr("lora_dist.models.merging._LEAST_SHARD", 9000)
+    monkeypatch.setattr("lora_dist.models.merge_stream._LEAST_SHARD", 9000)
     merged, _ = merge_here(base, [adapter], tmp_path / "merged")
     assert ("lm_head.weight" in merged) != tied
     (tmp_path / "merged" / "config.json").write_bytes((base / "config.json").read_bytes())

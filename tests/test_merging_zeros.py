@@ -75,7 +75,7 @@ def test_merging_takes_far_less_memory_than_the_model(tmp_path, monkeypatch):
     names = wide_base(tmp_path / "base")
     adapter = wide_adapter(tmp_path / "adapter", names)
     # A smaller model than those that merging is made for, so what it holds at a time is made smaller, too.
-    monkeypatch.setattr("lora_dist.models.merging._LEAST_SHARD", 16 * 2**20)
+    monkeypatch.setattr("lora_dist.models.merge_stream._LEAST_SHARD", 16 * 2**20)
     monkeypatch.setattr("lora_dist.models.merging._CHUNK_WEIGHTS", 2**18)
     merge = Merge(ModelSection(path=str(tmp_path / "base")), [find_adapter(str(adapter))])
     assert merge.bytes() > 250 * 2**20

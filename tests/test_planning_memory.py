@@ -51,6 +51,40 @@ def test_weights_are_counted_as_transformers_and_peft_have_them(kind, tied):
         )
 
 
+@pytest.mark.parametrize("kind", KNOWN)
+def test_prefixes_and_scales_are_counted_as_peft_has_them(kind):
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from lora_dist.models.adapters import adapter_config
+    from lora_dist.models.methods import choose_trainable, count_parameters
+
+    special = {"phi3": {"pad_token_id": 0}, "gemma": {"head_dim": 16}}.get(kind, {})
+    config = AutoConfig.for_model(kind, **SMALL, **special)
+    shape = shape_of(config.to_dict())
+    for settings in (
+        {"kind": "prefix", "virtual_tokens": 7},
+        {"kind": "prefix", "virtual_tokens": 7, "prefix_projection": True},
+        {"kind": "ia3"},
+        {"kind": "ia3", "targets": ["o_proj", "mlp.down_proj"]},
+    ):
+        method = MethodSection(**settings)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+            choose_trainable(model, method)
+            adapted = get_peft_model(model, adapter_config(model, method))
+        assert trained_parameters(shape, method) == count_parameters(adapted).trainable, settings
+        bytes_here = estimate(shape, Setting(method))
+        assert bytes_here.adapters == 4 * trained_parameters(shape, method)
+        assert bytes_here.weights == 2 * shape.parameters
+    few, many = (
+        estimate(shape, Setting(MethodSection(kind="prefix", virtual_tokens=tokens), micro_batch_size=4))
+        for tokens in (8, 80)
+    )
+    assert many.activations - few.activations == 4 * 72 * shape.prefix_width * 2
+
+
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "mlp.down_proj"]])
 @pytest.mark.parametrize("kind", ["lora", "qlora"])
 def test_the_mask_that_keeps_zeros_is_counted_as_a_live_model_holds_it_whole_on_every_rank(kind, targets):

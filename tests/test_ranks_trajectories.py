@@ -55,6 +55,7 @@ def assert_same_trajectory(ours, theirs):
                 ("ddp", "full"), ("zero1", "lora"), ("zero1", "full"), ("zero2", "lora"), ("zero3", "full"),
                 ("ddp", "qlora"), ("zero2", "qlora"), ("ddp", "partial"), ("zero2", "partial"), ("zero3", "partial"),
                 ("ddp", "sparse"), ("zero2", "sparse"), ("zero3", "lora"),
+                ("ddp", "prefix"), ("zero2", "prefix"), ("zero2", "ia3"), ("zero3", "ia3"),
             ]
         ),
     ],

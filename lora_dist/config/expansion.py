@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from lora_dist.config.experiment import SECTIONS, Arm, Experiment, Run
+from lora_dist.config.limits import limit_problems
 from lora_dist.config.problems import nearest, problems_of, valid_keys
 from lora_dist.config.pruning import FIELDS_OF_PRUNING
 from lora_dist.config.sections import FIELDS_OF_KIND, LEARNING_RATE_OF_KIND
@@ -51,9 +53,16 @@ def _expand_arm(experiment: Experiment, name: str, arm: Arm, where: str, problem
                 problems += problems_of(error, Run, prefix=f"{where}." if where else "")
                 break
             runs.append(_with_zeros_kept(_with_learning_rate(run)))
+            problems += _placed(limit_problems(run), where, problems)
             if not run.trains:  # nothing random happens in a run that trains nothing: one seed says it all
                 break
     return runs
+
+
+def _placed(found: Iterable[Problem], where: str, known: Sequence[Problem]) -> list[Problem]:
+    """Problems under the key of their arm, without those that another point or seed of it has had."""
+    placed = [replace(problem, key=f"{where}.{problem.key}") if where else problem for problem in found]
+    return [problem for problem in placed if problem not in known]
 
 
 def _points(arm: Arm) -> Iterator[dict[str, Any]]:

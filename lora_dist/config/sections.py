@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
 from pydantic_core import PydanticCustomError
 
-MethodKind = Literal["base", "lora", "qlora", "partial", "full"]
 Task = Literal["causal_lm", "instruction", "math", "summarization", "qa"]
 Role = Literal["text", "prompt", "completion", "messages", "context"]
 Metric = Literal["perplexity", "exact_match", "f1", "rouge", "bleu"]
@@ -19,6 +18,10 @@ JUDGED_BY: dict[str, tuple[Metric, ...]] = {
     "math": ("exact_match",), "summarization": ("rouge",), "qa": ("exact_match", "f1"),
 }  # fmt: skip
 """What a task's answers are judged by, unless `evaluate.metrics` says otherwise; others are not generated for."""
+MethodKind = Literal["base", "lora", "qlora", "partial", "full", "prefix", "ia3"]
+LORA_KINDS: tuple[MethodKind, ...] = ("lora", "qlora")
+ADAPTER_KINDS: tuple[MethodKind, ...] = (*LORA_KINDS, "prefix", "ia3")
+"""Methods that leave the base as it is, and train something beside it that is saved by itself."""
 Strategy = Literal["plain", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 """How ranks share the training: not at all, by gradients (DDP), by a stage of DeepSpeed's ZeRO, by FSDP."""
 SPLITS = ("train", "validation", "test")
@@ -112,7 +115,8 @@ class MethodSection(Section):
     """What is trained. Settings that a kind does not use are ignored when inherited and refused when given to it."""
 
     kind: MethodKind = "lora"
-    """base: nothing (zero-shot). lora, qlora (4-bit base), partial (top blocks), full."""
+    """base: nothing (zero-shot). lora, qlora (4-bit base), partial (top blocks), full, prefix (trained keys and values
+    before every row, arXiv 2101.00190), ia3 (trained scales of keys, values and MLP, arXiv 2205.05638)."""
     rank: Whole = 16
     """lora, qlora: inner dimension of the update."""
     alpha: Positive = 32.0
@@ -120,7 +124,8 @@ class MethodSection(Section):
     dropout: Fraction = 0.0
     """lora, qlora: dropout on the adapter's input."""
     targets: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = "all-linear"
-    """lora, qlora: names of the linears that get an adapter, or all-linear (all but the head)."""
+    """lora, qlora, ia3: names of the linears that get an adapter, or all-linear (or null): all but the head, and for
+    ia3 the places of its paper, which are the key, value and down projections."""
     dora: bool = False
     """lora, qlora: train magnitude and direction apart (DoRA, arXiv 2402.09353)."""
     rslora: bool = False
@@ -139,10 +144,17 @@ class MethodSection(Section):
     """partial: train the final norm."""
     train_head: bool = True
     """partial: train the output head (and with it tied embeddings)."""
+    virtual_tokens: Whole = 20
+    """prefix: how many positions come before every row; they take that much of the model's context."""
+    prefix_projection: bool = False
+    """prefix: train an embedding and an MLP that the prefix is made by, instead of the prefix itself (the paper's
+    reparametrisation). Only the prefix is saved."""
 
     @field_validator("targets", mode="before")
     @classmethod
     def _one_target(cls, value: Any) -> Any:
+        if value is None:
+            return "all-linear"
         return [value] if isinstance(value, str) and value != "all-linear" else value
 
     def relevant(self) -> dict[str, Any]:
@@ -161,11 +173,15 @@ FIELDS_OF_KIND: dict[str, set[str]] = {
     "qlora": _ADAPTER | {"double_quantization"},
     "partial": {"kind", "top_blocks", "train_norm", "train_head"},
     "full": {"kind"},
+    "prefix": {"kind", "virtual_tokens", "prefix_projection"},
+    "ia3": {"kind", "targets"},
 }
 
 # Adapters want about ten times the rate of full fine-tuning (Thinking Machines, "LoRA without regret", 2025);
 # 2e-4 and 2e-5 are what published LoRA/QLoRA and full runs of 1B-13B models use. Small models want more.
-LEARNING_RATE_OF_KIND: dict[str, float] = {"lora": 2e-4, "qlora": 2e-4, "partial": 5e-5, "full": 2e-5}
+LEARNING_RATE_OF_KIND: dict[str, float] = {
+    "lora": 2e-4, "qlora": 2e-4, "partial": 5e-5, "full": 2e-5, "prefix": 1e-2, "ia3": 1e-2,
+}  # fmt: skip
 
 
 class TrainSection(Section):
@@ -176,7 +192,7 @@ class TrainSection(Section):
     max_steps: Whole | None = None
     """Stop after this many optimizer steps, whatever `epochs` says."""
     learning_rate: Positive | None = None
-    """Peak rate; null is the method's default: lora and qlora 2e-4, partial 5e-5, full 2e-5."""
+    """Peak rate; null is the method's default: lora and qlora 2e-4, partial 5e-5, full 2e-5, prefix and ia3 1e-2."""
     global_batch_size: Whole = 32
     """Sequences per optimizer step over all ranks."""
     micro_batch_size: Literal["auto"] | Whole = "auto"

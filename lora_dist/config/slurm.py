@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, StringConstraints, field_validator
 
 from lora_dist.config.sections import Section, Text, Whole, WholeOrZero
 
-JobKind = Literal["prepare", "prune", "base", "lora", "qlora", "partial", "full", "evaluate", "report"]
+JobKind = Literal["prepare", "prune", "base", "lora", "qlora", "partial", "full", "prefix", "ia3", "evaluate", "report"]
 """What a job does: check and tokenise, prune a model, do a run of a method, measure what several ranks have trained,
 or write the report."""
 

@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 
 from lora_dist.models.device import synchronize
 from lora_dist.models.loading import context_length
+from lora_dist.models.prefix import virtual_tokens
 from lora_dist.models.structure import causal_lm
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ WARM_UP_TOKENS = 2
 def room_after(length: int, model: nn.Module, most: int) -> int:
     """How many tokens may follow a prompt of `length` tokens, at most `most`; 0 or less where it fills the context."""
     context = context_length(causal_lm(model))
-    return most if context is None else min(most, context - length)  # None: recurrent models, ALiBi
+    if context is None:  # recurrent models, ALiBi
+        return most
+    return min(most, context - virtual_tokens(model) - length)
 
 
 def batches(lengths_N: Sequence[int], room_N: Sequence[int], batch_size: int) -> Iterator[tuple[list[int], int]]:

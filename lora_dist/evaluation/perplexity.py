@@ -18,6 +18,9 @@ from lora_dist.errors import DataError, ModelError
 from lora_dist.evaluation.heads import Head, open_head
 from lora_dist.evaluation.live_model import embedding_rows, evaluating, input_device
 from lora_dist.evaluation.shares import deal
+from lora_dist.models.loading import context_length
+from lora_dist.models.prefix import virtual_tokens
+from lora_dist.models.structure import causal_lm
 from lora_dist.team import Team
 
 _PADDING_ID = 0  # any id that the model can read: it is masked, comes after every real token, and is never scored
@@ -78,6 +81,7 @@ def score_rows(
     with evaluating(model):
         head = open_head(model)
         lengths_R, tokens_R = _measure(rows, min(embedding_rows(model), head.vocab_size))
+        _check_room(lengths_R, model)
         nll_R = np.zeros(len(rows))
         done = 0
         for mine, turn in deal(list(_batches(lengths_R, head.rows_at_once or batch_size)), team):
@@ -133,6 +137,14 @@ def _measure(rows: Sequence[Row], known_ids: int) -> tuple[np.ndarray, np.ndarra
             raise _bad_row(r, f"token ids outside 0..{known_ids - 1}", "use the tokenizer that came with the model")
         lengths_R[r], tokens_R[r] = ids_T.size, scored.size
     return lengths_R, tokens_R
+
+
+def _check_room(lengths_R: np.ndarray, model: nn.Module) -> None:
+    """A prefix takes a part of the context, which the rows were not made for."""
+    prefix, context, longest = virtual_tokens(model), context_length(causal_lm(model)), int(lengths_R.argmax())
+    if prefix and context is not None and prefix + lengths_R[longest] > context:
+        problem = f"{lengths_R[longest]} tokens behind a prefix of {prefix} are more than the model's context"
+        raise _bad_row(longest, f"{problem} of {context}", f"use data.max_length={context - prefix}")
 
 
 def _bad_row(row: int, problem: str, fix: str) -> DataError:

@@ -14,6 +14,8 @@ WEIGHTS = "adapter_model.safetensors"
 PEFT_TYPE = "SPARSE_LORA__open_with_lora_dist"
 """What `adapter_config.json` says of an adapter that keeps the zeros of its base: peft alone would open it as a plain
 LoRA, which computes something else than what was trained, so it is made to refuse by name."""
+PREFIX_TENSOR = "prompt_embeddings"
+"""A prefix, [virtual tokens, blocks x 2 x width of the keys], in peft's file."""
 _LONGEST_HEADER = 100_000_000  # bytes; what safetensors itself allows
 
 

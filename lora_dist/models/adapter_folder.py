@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from peft import LoraConfig
+from peft import IA3Config, LoraConfig, PeftConfig, PrefixTuningConfig
 
 from lora_dist.assets import user_path
 from lora_dist.config.sections import ModelSection
@@ -32,13 +32,18 @@ class AdapterFolder:
     """An adapter on the disk, before its weights are read."""
 
     path: Path
-    config: LoraConfig
+    config: PeftConfig
     provenance: Provenance | None
     """None for one that somebody else trained."""
     name: str
     """What the user typed."""
     is_local: bool
     """Not fetched from a hub, so that folders which it names are the user's own."""
+
+    @property
+    def kind(self) -> str:
+        """lora (which qlora leaves too), ia3 or prefix."""
+        return _KINDS[type(self.config)]
 
     @property
     def weights(self) -> Path:
@@ -55,7 +60,7 @@ def find_adapter(text: str) -> AdapterFolder:
     """The adapter that a user names: its folder, the folder of the run that trained it, or a hub id.
 
     Raises:
-        ModelError: it is not there, is not a LoRA adapter, or its config is damaged.
+        ModelError: it is not there, is of a kind that is not opened here, or its config is damaged.
     """
     path = user_path(text)
     if not path.is_dir():
@@ -92,23 +97,30 @@ def _opened(folder: Path, name: str, *, is_local: bool) -> AdapterFolder:
     return AdapterFolder(folder, config_in(folder), read_provenance(folder), name, is_local)
 
 
-def config_in(folder: Path) -> LoraConfig:
+_KINDS: dict[type[PeftConfig], str] = {LoraConfig: "lora", IA3Config: "ia3", PrefixTuningConfig: "prefix"}
+_PEFT_TYPES = {"LORA": LoraConfig, PEFT_TYPE: LoraConfig, "IA3": IA3Config, "PREFIX_TUNING": PrefixTuningConfig}
+
+
+def config_in(folder: Path) -> PeftConfig:
     """The config of an adapter, of one that keeps zeros too.
 
     Raises:
-        ModelError: it is damaged, or that of another kind of adapter than LoRA.
+        ModelError: it is damaged, or that of a kind of adapter that is not opened here.
     """
     path = folder / CONFIG
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         kind = document["peft_type"]
-        if kind not in ("LORA", PEFT_TYPE):
-            raise ModelError(key=str(path), problem=f"is a {kind} adapter", fix="give a LoRA adapter")
-        config = LoraConfig.from_peft_type(**document | {"peft_type": "LORA"})
+        if kind not in _PEFT_TYPES:
+            fix = "give a LoRA, (IA)^3 or prefix tuning adapter"
+            raise ModelError(key=str(path), problem=f"is a {kind} adapter", fix=fix)
+        config = _PEFT_TYPES[kind].from_peft_type(**document | {"peft_type": "LORA" if kind == PEFT_TYPE else kind})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         fix = "copy the adapter's folder again"
         raise ModelError(key=str(path), problem=f"is damaged ({' '.join(str(error).split())})", fix=fix) from error
-    return keep_zeros(config) if kind == PEFT_TYPE else allow_kept_zeros(config)
+    if kind == PEFT_TYPE:
+        return keep_zeros(config)
+    return allow_kept_zeros(config) if kind == "LORA" else config
 
 
 def names_kept_zeros(folder: Path) -> bool:

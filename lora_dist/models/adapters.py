@@ -1,4 +1,4 @@
-"""LoRA adapters through peft: what they may target, how they are made, saved soundly and put back on their base."""
+"""Adapters through peft: what they may target, how they are made, saved soundly and put back on their base."""
 
 from __future__ import annotations
 
@@ -7,24 +7,36 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from lora_dist.config.sections import MethodSection
+from lora_dist.config.sections import LORA_KINDS, MethodSection
 from lora_dist.errors import LoraDistError, ModelError, Problem
-from lora_dist.models.adapter_files import CONFIG, PEFT_TYPE, WEIGHTS
+from lora_dist.models.adapter_files import CONFIG, PEFT_TYPE, PREFIX_TENSOR, WEIGHTS
 from lora_dist.models.adapter_folder import config_in, names_kept_zeros
+from lora_dist.models.ia3 import ia3_config, ia3_problems
+from lora_dist.models.prefix import prefix_config, prefix_problems
 from lora_dist.models.sparse_lora import keep_zeros
 from lora_dist.models.structure import linear_names
 from lora_dist.store.atomic import write_json
 
-ADAPTER_KINDS = ("lora", "qlora")
+_TARGETING = (*LORA_KINDS, "ia3")
+
+
+def adapter_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[Problem]:
+    """What of `method`'s adapter does not go with this model, which is on the meta device."""
+    if method.kind in _TARGETING:
+        yield from target_problems(model, method)
+    if method.kind == "ia3":
+        yield from ia3_problems(model, method)
+    if method.kind == "prefix":
+        yield from prefix_problems(model, method)
 
 
 def target_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[Problem]:
     """What is wrong with `method.targets` for this model, each name by itself."""
-    if method.kind not in ADAPTER_KINDS or method.targets == "all-linear":
+    if method.targets == "all-linear":
         return
     names = linear_names(model)
     leaves = list(dict.fromkeys(name.rpartition(".")[2] for name in names))
@@ -38,6 +50,19 @@ def target_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[P
         else:
             problem = f"no linear of this model is called '{target}'"
         yield Problem("method.targets", problem, f"use some of {', '.join(leaves)}, or all-linear")
+
+
+def adapter_config(model: PreTrainedModel, method: MethodSection) -> PeftConfig | None:
+    """peft's config of what `method` puts on `model`; None for a method that puts nothing on it.
+
+    Raises:
+        ModelError: see `ia3_config`.
+    """
+    if method.kind in LORA_KINDS:
+        return lora_config(method)
+    if method.kind == "prefix":
+        return prefix_config(method)
+    return ia3_config(model, method) if method.kind == "ia3" else None
 
 
 def lora_config(method: MethodSection) -> LoraConfig:
@@ -64,11 +89,11 @@ def name_kept_zeros(folder: Path) -> None:
 def check_saved_adapter(folder: Path) -> None:
     """Make sure that an adapter on the disk is the one that was trained.
 
-    ZeRO-3 has saved empty tensors (transformers before 5.0), and an adapter whose `lora_B` is all zero is the
-    untrained one: both load without a word and score like the base.
+    ZeRO-3 has saved empty tensors (transformers before 5.0), and an adapter whose `lora_B` is all zero, or whose
+    scales are all one, is the untrained one: both load without a word and score like the base.
 
     Raises:
-        LoraDistError: a tensor is empty or not finite, or every `lora_B` is zero.
+        LoraDistError: a tensor is empty or not finite, or every `lora_B` is zero, or every scale one.
     """
     updates = []
     with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -78,10 +103,14 @@ def check_saved_adapter(folder: Path) -> None:
                 raise LoraDistError(f"the saved adapter is empty at {name}: {folder}")
             if not torch.isfinite(tensor).all():
                 raise LoraDistError(f"the saved adapter is not finite at {name}: {folder}")
-            if "lora_B" in name:
-                updates.append(bool(tensor.any()))
+            updates += [bool((tensor != at_first).any()) for part, at_first in _UNTRAINED.items() if part in name]
+            updates.append(name == PREFIX_TENSOR)  # which tells nothing of how it began
     if not any(updates):
-        raise LoraDistError(f"the saved adapter changes nothing, its lora_B are all zero: {folder}")
+        raise LoraDistError(f"the saved adapter changes nothing, its lora_B (or scales) are as they began: {folder}")
+
+
+_UNTRAINED = {"lora_B": 0.0, "ia3_l": 1.0}
+"""Tensors of an adapter that changes nothing, by a part of their names."""
 
 
 def put_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:

@@ -58,19 +58,24 @@ def read_factors(adapter: AdapterFolder) -> dict[str, Factors]:
         ModelError: the file is damaged, or holds something else than LoRA of linears (trained embeddings, biases, ...).
     """
     tensors: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in _tensors(adapter.weights).items():
+    for key, tensor in tensors_in(adapter.weights).items():
         match = _KEY.fullmatch(key.removesuffix(".weight") if "magnitude" in key else key)
         if match is None:
-            raise _damaged(adapter.weights, f"holds '{key[:120]}', which is no factor of a linear")
+            raise damaged(adapter.weights, f"holds '{key[:120]}', which is no factor of a linear")
         if not torch.isfinite(tensor).all():
-            raise _damaged(adapter.weights, f"is not finite at {key}", "train it again with a lower learning rate")
+            raise damaged(adapter.weights, f"is not finite at {key}", "train it again with a lower learning rate")
         tensors.setdefault(match["module"], {})[match["part"].removesuffix(".weight")] = tensor
     if not tensors:
-        raise _damaged(adapter.weights, "is empty")
+        raise damaged(adapter.weights, "is empty")
     return {module: _factors(adapter, module, parts) for module, parts in tensors.items()}
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def tensors_in(path: Path) -> dict[str, Tensor]:
+    """All tensors of an adapter's file.
+
+    Raises:
+        ModelError: it is damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -83,13 +88,13 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 def _factors(adapter: AdapterFolder, module: str, parts: Mapping[str, Tensor]) -> Factors:
     a_KC, b_RK, magnitude_R = (parts.get(name) for name in ("lora_A", "lora_B", "lora_magnitude_vector"))
     if a_KC is None or b_RK is None:
-        raise _damaged(adapter.weights, f"lacks lora_A or lora_B of {module}")
+        raise damaged(adapter.weights, f"lacks lora_A or lora_B of {module}")
     if a_KC.ndim != 2 or b_RK.ndim != 2 or len(a_KC) != b_RK.shape[1] or not a_KC.numel() or not b_RK.numel():
-        raise _damaged(adapter.weights, f"has factors {list(b_RK.shape)} and {list(a_KC.shape)} of {module}")
+        raise damaged(adapter.weights, f"has factors {list(b_RK.shape)} and {list(a_KC.shape)} of {module}")
     if adapter.config.use_dora != (magnitude_R is not None):
-        raise _damaged(adapter.weights, f"{'lacks' if adapter.config.use_dora else 'has'} a DoRA magnitude of {module}")
+        raise damaged(adapter.weights, f"{'lacks' if adapter.config.use_dora else 'has'} a DoRA magnitude of {module}")
     if magnitude_R is not None and magnitude_R.shape != (len(b_RK),):
-        raise _damaged(adapter.weights, f"has a DoRA magnitude {list(magnitude_R.shape)} of {module}")
+        raise damaged(adapter.weights, f"has a DoRA magnitude {list(magnitude_R.shape)} of {module}")
     return Factors(a_KC, b_RK, scaling_of(adapter.config, module), magnitude_R)
 
 
@@ -108,7 +113,8 @@ def _named(patterns: Mapping[str, float] | None, module: str, otherwise: float) 
     return (patterns or {}).get(get_pattern_key(list(patterns or {}), module), otherwise)
 
 
-def _damaged(
+def damaged(
     path: Path, problem: str, fix: str = "copy the adapter's folder again, or merge it with peft"
 ) -> ModelError:
+    """An adapter's file that cannot be merged as it is."""
     return ModelError(key=str(path), problem=problem, fix=fix)

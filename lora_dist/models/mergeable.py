@@ -1,4 +1,4 @@
-"""Which LoRA adapters are a product B A added to a linear's weight, and nothing else: what a merge can do."""
+"""Which adapters can be merged: a product B A added to a linear's weight, and nothing else, or the scales of (IA)^3."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ from lora_dist.models.beyond_lora import beyond_lora
 
 
 def refuse_unmergeable(adapters: Sequence[AdapterFolder], weights: Sequence[float], method: str) -> None:
-    """Make sure that each adapter's config describes plain LoRA (or a single DoRA).
+    """Make sure that each adapter's config describes plain LoRA (or a single DoRA or (IA)^3).
 
     Raises:
         ModelError: one does not.
     """
     for adapter in adapters:
+        if adapter.kind == "prefix":
+            problem = "is a prefix, which comes before the tokens and is no change of the weights"
+            raise ModelError(key=adapter.name, problem=problem, fix="leave it out: it is used unmerged, by peft")
+        is_alone = len(adapters) == 1 and tuple(weights) == (1.0,) and method in _PLAIN
+        if adapter.kind == "ia3":
+            if not is_alone:
+                problem = "is an (IA)^3 adapter, which scales weights and cannot be weighted or added to others"
+                raise ModelError(key=adapter.name, problem=problem, fix=_ALONE)
+            continue
         _check_numbers(adapter)
         unusual = beyond_lora(adapter.config)
         if unusual:
@@ -26,12 +35,13 @@ def refuse_unmergeable(adapters: Sequence[AdapterFolder], weights: Sequence[floa
                 problem=f"is more than LoRA of linears ({', '.join(unusual)})",
                 fix="merge it with peft's merge_and_unload",
             )
-        if adapter.config.use_dora and (len(adapters) > 1 or tuple(weights) != (1.0,) or method not in _PLAIN):
+        if adapter.config.use_dora and not is_alone:
             problem = "is a DoRA adapter, which scales whole weights and cannot be weighted or added to others"
-            raise ModelError(key=adapter.name, problem=problem, fix="merge it alone, with weight 1 and method linear")
+            raise ModelError(key=adapter.name, problem=problem, fix=_ALONE)
 
 
 _PLAIN = ("linear", "weighted")
+_ALONE = "merge it alone, with weight 1 and method linear"
 
 
 def _check_numbers(adapter: AdapterFolder) -> None:

@@ -1,4 +1,4 @@
-"""Adapters merged into the weights of their base, tensor by tensor from disk to disk.
+"""LoRA adapters merged into the weights of their base, tensor by tensor from disk to disk.
 
 What is in memory: one shard of the result, the factors, and the tensor at hand (`ties` and `dare`: with the updates of
 all adapters for it, in float32). So a model larger than the memory is merged, and one of 4-bit training goes into the
@@ -9,53 +9,51 @@ all adapters for it, in float32). So a model larger than the memory is merged, a
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from lora_dist.config.combination import Combination
 from lora_dist.config.sections import ModelSection
-from lora_dist.errors import ModelError
 from lora_dist.models.adapter_folder import AdapterFolder
 from lora_dist.models.combining import combined_update
 from lora_dist.models.factors import Factors, read_factors
+from lora_dist.models.merge_stream import Counts, StreamedMerge
 from lora_dist.models.mergeable import refuse_unmergeable
+from lora_dist.models.scale_merging import ScaleMerge
 from lora_dist.models.stored import StoredWeights
-from lora_dist.models.targets import FLOATS, find_targets
-from lora_dist.store.atomic import sync_file, write_json
+from lora_dist.models.targets import find_targets
 
-_MOST_SHARD, _LEAST_SHARD, _SHARDS = 5 * 10**9, 256 * 2**20, 8
-"""Bytes of a file of the result: an eighth of the model, within these bounds."""
 _CHUNK_WEIGHTS = 2**22
 """Updates are formed and added for so many weights at a time: 16 MiB in float32."""
-Progress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True)
-class MergedWeights:
-    """What merging did to the weights of the linears under the adapters."""
+def open_merge(
+    base: ModelSection,
+    adapters: Sequence[AdapterFolder],
+    combination: Combination | None = None,
+    *,
+    keep_zeros: bool = False,
+    dtype: torch.dtype | None = None,
+) -> StreamedMerge:
+    """The merge of `adapters` into `base`, whatever their kind; as `Merge` otherwise.
 
-    linears: int
-    weights: int
-    zeros_before: int
-    """Zeros among them in the base."""
-    zeros_after: int
-    filled: int
-    """Zeros of the base that the update has filled."""
-    kept_zeros: bool
-    """Whether the update was masked by the base's zeros."""
-    dtype: str
-    """Of the merged weights."""
+    Raises:
+        ModelError: also, an adapter is of a kind that cannot be merged, or not with others.
+    """
+    combination = combination or Combination.of(len(adapters))
+    combination.check(len(adapters))
+    refuse_unmergeable(adapters, combination.weights, combination.method)
+    if adapters[0].kind == "ia3":
+        return ScaleMerge(base, adapters[0], dtype)
+    return Merge(base, adapters, combination, keep_zeros=keep_zeros, dtype=dtype)
 
 
-class Merge:
-    """Adapters that fit each other and their base, ready to be merged."""
+class Merge(StreamedMerge):
+    """LoRA adapters that fit each other and their base, ready to be merged."""
+
+    kind = "lora"
 
     def __init__(
         self,
@@ -86,63 +84,14 @@ class Merge:
         self._linears = find_targets(base, self._stored, self.adapters, self._factors, self.combination)
 
     @property
-    def stored_dtype(self) -> torch.dtype:
-        """That of the base's files."""
-        return self._stored.dtype_of(next(iter(self._linears)))
+    def _changed(self) -> Sequence[str]:
+        return tuple(self._linears)
 
-    def bytes(self) -> int:
-        """Bytes of the result."""
-        return sum(map(self._bytes_of, self._stored.tensors))
-
-    def dtypes(self) -> set[torch.dtype]:
-        """Of the merged linears."""
-        return {self._dtype_of(name) for name in self._linears}
-
-    def write(self, folder: Path, progress: Progress, device: torch.device | None = None) -> MergedWeights:
-        """Write the merged weights into `folder`: model.safetensors, or shards and their index.
-
-        Raises:
-            SafetensorError, OSError: the disk is full.
-        """
-        device = device or torch.device("cpu")
-        shards = deal(
-            {name: self._bytes_of(name) for name in self._stored.tensors},
-            min(_MOST_SHARD, max(_LEAST_SHARD, self.bytes() // _SHARDS)),
-        )
-        counts, done = _Counts(), 0
-        for number, names in enumerate(shards, 1):
-            tensors: dict[str, Tensor] = {}
-            for name in names:
-                progress(done, len(self._stored.tensors), name)
-                tensors[name] = self._merged(name, device, counts)
-                done += 1
-            path = folder / shard_name(number, len(shards))
-            save_file(tensors, path, metadata={"format": "pt"})
-            sync_file(path)
-        if len(shards) > 1:
-            _write_index(folder, shards, self.bytes())
-        progress(done, done, "merged")
-        return MergedWeights(
-            linears=len(self._linears),
-            kept_zeros=self.keeps_zeros,
-            dtype=", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in self.dtypes())),
-            **vars(counts),
-        )
-
-    def _dtype_of(self, name: str) -> torch.dtype:
-        stored = self._stored.dtype_of(name)
-        return self.dtype if self.dtype is not None and stored in FLOATS else stored
-
-    def _bytes_of(self, name: str) -> int:
-        return math.prod(self._stored.tensors[name].shape) * self._dtype_of(name).itemsize
-
-    def _merged(self, name: str, device: torch.device, counts: _Counts) -> Tensor:
+    def _merged(self, name: str, device: torch.device, counts: Counts) -> Tensor:
         """One tensor of the result: the sum is rounded once."""
         target = self._linears.get(name)
         if target is None:
-            own, dtype = self._stored.dtype_of(name), self._dtype_of(name)
-            tensor = self._stored.read(name, dtype=dtype)
-            return tensor if own == dtype else self._finite(name, tensor)
+            return self._as_it_is(name)
         base = self._stored.read(name, device=device)
         merged = torch.empty_like(base, dtype=self._dtype_of(name))
         base_RC, merged_RC = (base.T, merged.T) if target.is_turned else (base, merged)
@@ -165,59 +114,8 @@ class Merge:
             _scale_rows(sum_RC, magnitude_R.to(device))
         return sum_RC
 
-    def _finite(self, name: str, tensor: Tensor) -> Tensor:
-        if tensor.dtype not in FLOATS or not tensor.numel() or all(map(torch.isfinite, tensor.aminmax())):
-            return tensor
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        raise ModelError(
-            key=name,
-            problem=f"is not finite when merged, in {dtype}",
-            fix="use --dtype bfloat16, which has float32's range"
-            if dtype == "float16"
-            else "look at the base's weights",
-        )
-
 
 def _scale_rows(merged_RC: Tensor, magnitude_R: Tensor) -> None:
     """DoRA: give each output's weights their length. A row of zeros stays one."""
     length_R = torch.linalg.vector_norm(merged_RC, dim=1)
     merged_RC *= torch.where(length_R > 0, magnitude_R / length_R, 0)[:, None]
-
-
-@dataclass
-class _Counts:
-    weights: int = 0
-    zeros_before: int = 0
-    zeros_after: int = 0
-    filled: int = 0
-
-    def add(self, base: Tensor, merged: Tensor) -> None:
-        """Count the zeros of a weight before and after."""
-        zeros = base.numel() - int(torch.count_nonzero(base))  # four times as fast as a sum of booleans
-        self.weights += base.numel()
-        self.zeros_before += zeros
-        self.zeros_after += merged.numel() - int(torch.count_nonzero(merged))
-        self.filled += int(torch.count_nonzero((base == 0) & (merged != 0))) if zeros else 0
-
-
-def deal(sizes: Mapping[str, int], most: int) -> list[list[str]]:
-    """Names in their order, dealt to shards of at most so many bytes; a tensor above that has one to itself."""
-    shards: list[list[str]] = [[]]
-    filled = 0
-    for name, size in sizes.items():
-        if shards[-1] and filled + size > most:
-            shards.append([])
-            filled = 0
-        shards[-1].append(name)
-        filled += size
-    return shards
-
-
-def shard_name(number: int, shards: int) -> str:
-    """The file of shard `number`, from 1, as transformers names it."""
-    return SAFE_WEIGHTS_NAME if shards == 1 else f"model-{number:05d}-of-{shards:05d}.safetensors"
-
-
-def _write_index(folder: Path, shards: Sequence[Sequence[str]], size: int) -> None:
-    files = {name: shard_name(number, len(shards)) for number, names in enumerate(shards, 1) for name in names}
-    write_json(folder / SAFE_WEIGHTS_INDEX_NAME, {"metadata": {"total_size": size}, "weight_map": files})

@@ -11,9 +11,9 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from lora_dist.config.experiment import Run
-from lora_dist.config.sections import MethodSection
+from lora_dist.config.sections import LORA_KINDS, MethodSection
 from lora_dist.errors import ModelError, Problem
-from lora_dist.models.adapters import ADAPTER_KINDS, target_problems
+from lora_dist.models.adapters import adapter_problems
 from lora_dist.models.device import dtype_of
 from lora_dist.models.structure import causal_lm, decoder_blocks, final_norm
 from lora_dist.store.record import ModelPart, Quantization
@@ -21,8 +21,8 @@ from lora_dist.store.record import ModelPart, Quantization
 
 def method_problems(model: PreTrainedModel, method: MethodSection) -> list[Problem]:
     """What of `method` does not fit the structure of `model` (which may be on the meta device)."""
-    problems = list(target_problems(model, method))
-    if method.kind in ADAPTER_KINDS and method.preserve_sparsity and method.dora:
+    problems = list(adapter_problems(model, method))
+    if method.kind in LORA_KINDS and method.preserve_sparsity and method.dora:
         fix = "set method.dora or method.preserve_sparsity to false"
         problems.append(Problem("method.dora", "does not go with keeping the zeros of a pruned base", fix))
     if method.kind == "partial":

@@ -45,10 +45,19 @@ def _problems_of(adapter: AdapterFolder) -> Iterator[Problem]:
         read_header(adapter.weights)
     except ModelError as error:
         yield from error.problems
+    if adapter.kind != "lora":
+        problem = (
+            f"is {_CALLED[adapter.kind]}, which cannot share a base with others (peft has mixed batches of LoRA only)"
+        )
+        yield Problem(adapter.name, problem, "give a LoRA adapter, and look at this one with `lora-dist evaluate`")
+        return
     more = beyond_lora(adapter.config)
     if more:
         problem = f"is more than LoRA ({', '.join(more)}): it would change the base under the others"
         yield Problem(adapter.name, problem, "leave it out, and open it by itself with peft")
+
+
+_CALLED = {"ia3": "an (IA)^3 adapter", "prefix": "a prefix"}
 
 
 def share_base(base: PreTrainedModel, adapters: Sequence[AdapterFolder]) -> SharedBase:

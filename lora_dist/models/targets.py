@@ -50,9 +50,9 @@ def find_targets(
     """
     model = empty_model(base)
     if getattr(model.config, "quantization_config", None) is not None:
-        raise _quantised(base, "is stored quantised")
+        raise quantised(base, "is stored quantised")
     names = stored.names_for(model)
-    modules, twins = dict(model.named_modules()), _twins(model)
+    modules, twins = dict(model.named_modules()), twins_of(model)
     targets: dict[str, Target] = {}
     for adapter, parts in zip(adapters, factors, strict=True):
         for module, part in parts.items():
@@ -61,7 +61,7 @@ def find_targets(
                 raise ModelError(key=adapter.name, problem=problem, fix="open it with peft, unmerged")
             weight = names.get(f"{module}.weight")
             if weight is None or not isinstance(modules.get(module), nn.Linear | Conv1D):
-                raise _misfit(adapter, base, f"there is no linear '{module[:120]}' in it")
+                raise misfit(adapter, base, f"there is no linear '{module[:120]}' in it")
             target = Target(module, isinstance(modules[module], Conv1D))
             _check_shape(adapter, base, stored, weight, target, part)
             targets[weight] = target
@@ -77,16 +77,16 @@ def _check_shape(
     found = stored.tensors[weight]
     shape = tuple(reversed(found.shape)) if target.is_turned else found.shape
     if shape != part.shape:
-        raise _misfit(adapter, base, f"{target.module} is {list(shape)} there, and its update {list(part.shape)}")
+        raise misfit(adapter, base, f"{target.module} is {list(shape)} there, and its update {list(part.shape)}")
     if stored.dtype_of(weight) not in FLOATS:
-        raise _quantised(base, f"holds {target.module} as {found.dtype}")
+        raise quantised(base, f"holds {target.module} as {found.dtype}")
 
 
 def _check_whole(
     adapter: AdapterFolder, base: ModelSection, model: PreTrainedModel, parts: Mapping[str, Factors]
 ) -> None:
     """Make sure that the file has what its config names, no more and no less: peft goes on without what lacks."""
-    named = set(_named(adapter, model))
+    named = set(named_linears(adapter, model))
     if lost := sorted(named - set(parts)):
         raise ModelError(
             key=str(adapter.weights),
@@ -94,7 +94,7 @@ def _check_whole(
             fix="copy or download it again, or give the base that it was trained on",
         )
     if named and (more := sorted(set(parts) - named)):
-        raise _misfit(adapter, base, f"{more[0]} is none of the target_modules of its config")
+        raise misfit(adapter, base, f"{more[0]} is none of the target_modules of its config")
     for module, part in parts.items():
         if part.rank != (rank := rank_of(adapter.config, module)):
             raise ModelError(
@@ -104,7 +104,7 @@ def _check_whole(
             )
 
 
-def _named(adapter: AdapterFolder, model: PreTrainedModel) -> Iterator[str]:
+def named_linears(adapter: AdapterFolder, model: PreTrainedModel) -> Iterator[str]:
     """The linears that the config names; none, where it leaves the choice to peft."""
     config = adapter.config
     if config.target_modules is None:
@@ -124,7 +124,7 @@ def _named(adapter: AdapterFolder, model: PreTrainedModel) -> Iterator[str]:
         ) from error
 
 
-def _twins(model: nn.Module) -> dict[str, str]:
+def twins_of(model: nn.Module) -> dict[str, str]:
     """Of weights that are one in memory under several names: each name, and another one."""
     by_weight: dict[int, list[str]] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
@@ -144,12 +144,14 @@ def _refuse_unequal_ranks(modules: Sequence[str], factors: Sequence[Mapping[str,
             )
 
 
-def _quantised(base: ModelSection, problem: str) -> ModelError:
+def quantised(base: ModelSection, problem: str) -> ModelError:
+    """A base whose weights have been rounded."""
     lost = f"{problem}, and merging into rounded weights loses what was trained"
     return model_error(base, lost, "give the 16-bit base")
 
 
-def _misfit(adapter: AdapterFolder, base: ModelSection, problem: str) -> ModelError:
+def misfit(adapter: AdapterFolder, base: ModelSection, problem: str) -> ModelError:
+    """An adapter that is another base's."""
     return ModelError(
         key=adapter.name, problem=f"does not fit '{base.path}': {problem}", fix="give the base that it was trained on"
     )

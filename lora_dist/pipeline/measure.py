@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_dist.config.experiment import Run
+from lora_dist.config.sections import ADAPTER_KINDS
 from lora_dist.data.text_bytes import TextBytes
 from lora_dist.data.tokens import NOT_SCORED, TokenRows, TokenSet
 from lora_dist.errors import ModelError
@@ -24,7 +25,7 @@ from lora_dist.evaluation.kernel_speed import measure_sparse_kernels
 from lora_dist.evaluation.perplexity import RowScores, bits_per_byte, explain_worse_than_uniform, score_rows
 from lora_dist.evaluation.scores import write_scores
 from lora_dist.evaluation.statistics import perplexity_interval
-from lora_dist.models.adapters import ADAPTER_KINDS, put_adapter
+from lora_dist.models.adapters import put_adapter
 from lora_dist.models.device import device_of, dtype_of, release_memory, synchronize
 from lora_dist.models.loading import load_model
 from lora_dist.models.methods import describe_model, quantization_config

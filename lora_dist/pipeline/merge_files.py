@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lora_dist.models.companions import companions
-from lora_dist.models.merging import Merge, MergedWeights
+from lora_dist.models.merge_stream import MergedWeights, StreamedMerge
 from lora_dist.models.weights import source_file
 from lora_dist.store.atomic import check_free, whole_folder, write_errors, write_json, write_text
 
@@ -26,7 +26,7 @@ Texts = Callable[[MergedWeights], tuple[dict[str, Any], str]]
 class MergedFolder:
     """What a merge writes, and where."""
 
-    def __init__(self, merge: Merge, place: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, merge: StreamedMerge, place: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         """Read the small files, and make sure that all fits on the disk.
 
         Raises:

@@ -16,17 +16,19 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_dist.config.experiment import Run
+from lora_dist.config.sections import LORA_KINDS
 from lora_dist.data.tokens import TokenRows
 from lora_dist.errors import ModelError
 from lora_dist.evaluation.perplexity import RowScores, score_rows
 from lora_dist.evaluation.scores import read_scores, write_scores
 from lora_dist.evaluation.statistics import perplexity_difference, perplexity_interval
 from lora_dist.models.adapter_folder import find_adapter
-from lora_dist.models.adapters import ADAPTER_KINDS, put_adapter
+from lora_dist.models.adapters import put_adapter
 from lora_dist.models.companions import companions
 from lora_dist.models.device import device_of, dtype_of, release_memory
 from lora_dist.models.loading import load_model
-from lora_dist.models.merging import Merge, MergedWeights
+from lora_dist.models.merge_stream import MergedWeights, StreamedMerge
+from lora_dist.models.merging import open_merge
 from lora_dist.store.atomic import check_free, make_folder, write_bytes
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.record import MergedForm
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 SPLIT = "test"
 Progress = Callable[[str, int, int, str], None]
 _FOLDER = ".merging"
+_MERGEABLE = (*LORA_KINDS, "ia3")
 _WORDS = {
     "base_4bit": "the 4-bit base",
     "adapter": "base + adapter",
@@ -47,7 +50,7 @@ _WORDS = {
 
 def wants_forms(run: Run) -> bool:
     """Whether the forms of a run are measured: `evaluate.merged`."""
-    if run.method.kind not in ADAPTER_KINDS or run.evaluate.merged == "never":
+    if run.method.kind not in _MERGEABLE or run.evaluate.merged == "never":
         return False
     return run.evaluate.merged == "always" or run.method.kind == "qlora" or run.base_is_pruned
 
@@ -97,18 +100,19 @@ class Forms:
         stored = merge.stored_dtype
         if stored.itemsize < self._dtype.itemsize:
             self._measure_merge("merged_rounded", self._merge(stored), tokenizer)
-        if self.run.base_is_pruned and not self.run.method.preserve_sparsity:
+        fills_zeros = self.run.method.kind in LORA_KINDS and not self.run.method.preserve_sparsity
+        if self.run.base_is_pruned and fills_zeros:
             self._measure_merge("merged_masked", self._merge(self._dtype, keep_zeros=True), tokenizer)
 
     @property
     def _pruned(self) -> Path | None:
         return self.folder.pruned if self.run.prune else None
 
-    def _merge(self, dtype: torch.dtype, *, keep_zeros: bool = False) -> Merge:
+    def _merge(self, dtype: torch.dtype, *, keep_zeros: bool = False) -> StreamedMerge:
         base = self.run.model.at(self._pruned) if self._pruned else self.run.model
-        return Merge(base, [find_adapter(str(self.folder.model))], keep_zeros=keep_zeros, dtype=dtype)
+        return open_merge(base, [find_adapter(str(self.folder.model))], keep_zeros=keep_zeros, dtype=dtype)
 
-    def _measure_merge(self, form: str, merge: Merge, tokenizer: PreTrainedTokenizerBase) -> None:
+    def _measure_merge(self, form: str, merge: StreamedMerge, tokenizer: PreTrainedTokenizerBase) -> None:
         self._progress("evaluate", 0, 0, f"merging, to measure {_WORDS[form]}")
         with self._written(merge, tokenizer) as (place, weights):
             model = load_model(self.run.model, device=self._device, dtype=self._dtype, folder=place)
@@ -118,7 +122,9 @@ class Forms:
             self._team.first_does(lambda: None)  # the files may be mapped on every rank until here
 
     @contextlib.contextmanager
-    def _written(self, merge: Merge, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[Path, MergedWeights]]:
+    def _written(
+        self, merge: StreamedMerge, tokenizer: PreTrainedTokenizerBase
+    ) -> Iterator[tuple[Path, MergedWeights]]:
         """A merged model in a folder that is gone after the block."""
         place = self.folder.path / _FOLDER
 

@@ -17,6 +17,7 @@ from lora_dist.errors import ConfigError, Problem, UserError, raise_together
 from lora_dist.models.device import device_of
 from lora_dist.models.loading import context_length, empty_model, load_tokenizer, quiet_transformers
 from lora_dist.models.methods import method_problems
+from lora_dist.models.prefix import room_behind_prefix
 from lora_dist.models.structure import decoder_blocks
 from lora_dist.models.weights import check_weights
 from lora_dist.pipeline.fallback import room_problems
@@ -102,6 +103,8 @@ class Preflight:
             key = f"judging {run.model!r} {run.data!r} {run.evaluate!r}"
             context = context_length(model)
             yield from self._once(key, lambda: raise_together(judging_problems(run, data, context)))
+            longest = max(split.longest for split in data.facts.splits.values())
+            yield from room_behind_prefix(run.method, longest, context_length(model))
         if run.prune is not None:
             yield from self._once(f"prune {run.model!r} {run.prune!r}", lambda: self._check_pruning(run, run.prune))
             if data is not None:

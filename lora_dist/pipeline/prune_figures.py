@@ -8,13 +8,14 @@ from typing import Any
 from torch import nn
 
 from lora_dist.config.experiment import Run
+from lora_dist.config.sections import ADAPTER_KINDS
 from lora_dist.errors import LoraDistError
 from lora_dist.models.masks import count_zeros
 from lora_dist.pruning.output import read_report
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.record import PrunePart
 
-_STAYS_PRUNED = ("base", "lora", "qlora")
+_STAYS_PRUNED = ("base", *ADAPTER_KINDS)
 """Methods that leave the base's weights as they are."""
 
 

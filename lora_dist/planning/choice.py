@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from lora_dist.config.sections import MethodSection
+from lora_dist.config.sections import MethodSection, Strategy
 from lora_dist.errors import Problem
 from lora_dist.planning.memory import GIB, Bytes, Setting, estimate
 from lora_dist.planning.shape import ModelShape
+from lora_dist.planning.strategies import strategy_problems
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def choose_launch_config(shape: ModelShape | None, setting: Setting, hardware: H
         ladder = ["single_gpu", "zero2_offload", "zero3_offload"]
     else:
         ladder = list(LADDER)
+    ladder = [name for name in ladder if not any(strategy_problems(setting.method.kind, _strategy(name, ranks)))]
     prefix = "multinode_" if hardware.nodes > 1 else ""
     if shape is None or hardware.gpu_bytes is None:
         return Choice(prefix + ladder[0], "the model's shape or the GPUs' memory is not known")
@@ -62,8 +64,11 @@ def choose_launch_config(shape: ModelShape | None, setting: Setting, hardware: H
 def under(config: str, setting: Setting, ranks: int) -> Setting:
     """`setting` as it is under a shipped launch config."""
     name = config.removeprefix("multinode_").removeprefix("cpu_")
-    strategy = name.removesuffix("_offload") if name.startswith("zero") else "ddp" if ranks > 1 else "plain"
-    return replace(setting, strategy=strategy, offload=name.endswith("_offload"), world_size=ranks)
+    return replace(setting, strategy=_strategy(name, ranks), offload=name.endswith("_offload"), world_size=ranks)
+
+
+def _strategy(name: str, ranks: int) -> Strategy:
+    return name.removesuffix("_offload") if name.startswith("zero") else "ddp" if ranks > 1 else "plain"
 
 
 @dataclass(frozen=True)

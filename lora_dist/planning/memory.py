@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from lora_dist.config.sections import MethodSection, Strategy
+from lora_dist.config.sections import ADAPTER_KINDS, LORA_KINDS, MethodSection, Strategy
 from lora_dist.planning.shape import ModelShape
 
 GIB = 2**30
@@ -55,7 +55,7 @@ class Bytes:
 
     weights: int
     adapters: int
-    """LoRA's weights, and the mask that keeps a pruned base's zeros."""
+    """What is trained beside the base, and the mask that keeps a pruned base's zeros."""
     gradients: int
     optimizer: int
     activations: int
@@ -75,8 +75,12 @@ class Bytes:
 
 def trained_parameters(shape: ModelShape, method: MethodSection) -> int:
     """How many weights a method trains."""
-    if method.kind in ("lora", "qlora"):
+    if method.kind in LORA_KINDS:
         return shape.adapter_parameters(method.rank, method.targets)
+    if method.kind == "prefix":
+        return shape.prefix_parameters(method.virtual_tokens, projection=method.prefix_projection)
+    if method.kind == "ia3":
+        return shape.scale_parameters(method.targets)
     if method.kind == "partial":
         return shape.partial_parameters(method.top_blocks, norm=method.train_norm, head=method.train_head)
     return shape.parameters if method.kind == "full" else 0
@@ -86,7 +90,7 @@ def estimate(shape: ModelShape, setting: Setting) -> Bytes:
     """Bytes per GPU. ZeRO shares out the optimizer states from stage 1, the gradients from 2, the weights from 3
     (arXiv 1910.02054, section 5)."""
     trained = trained_parameters(shape, setting.method)
-    adapted = setting.method.kind in ("lora", "qlora")
+    adapted = setting.method.kind in ADAPTER_KINDS
     halved = setting.stage > 0 and setting.on_gpu  # 16-bit weights and gradients, float32 masters in the optimizer
     trained_bytes = trained * (2 if halved else 4)
     weights = _frozen(shape, setting, 0 if adapted else trained) + (0 if adapted else trained_bytes)
@@ -133,6 +137,9 @@ def _activations(shape: ModelShape, setting: Setting) -> int:
         return per_block * min(setting.method.top_blocks, shape.layers)  # nothing below the first trained block
     if setting.checkpointing:
         return shape.layers * tokens * shape.hidden * setting.half + per_block
+    if setting.method.kind == "prefix":  # a copy of it before every row
+        copies = setting.micro_batch_size * setting.method.virtual_tokens
+        return per_block * shape.layers + copies * shape.prefix_width * setting.half
     return per_block * shape.layers
 
 

@@ -27,6 +27,8 @@ class ModelShape:
     """The output head is not the embedding again."""
     mlp: int
     """Outputs of the gate."""
+    keys: int
+    """Width of a token's keys, and of its values."""
     context: int | None
 
     @property
@@ -53,6 +55,25 @@ class ModelShape:
         """Weights of LoRA adapters of that rank on the named linears of every block (arXiv 2106.09685)."""
         return self.layers * sum(rank * (inputs + outputs) for inputs, outputs in self.adapted(targets))
 
+    def scale_parameters(self, targets: Literal["all-linear"] | list[str]) -> int:
+        """Weights of (IA)^3 on the named linears, or on keys, values and down projections (arXiv 2205.05638)."""
+        named = _SCALED if targets == "all-linear" else tuple(map(_last, targets))
+        return self.layers * sum(
+            inputs if name == _DOWN else outputs for name, (inputs, outputs) in self.linears.items() if name in named
+        )
+
+    def prefix_parameters(self, virtual_tokens: int, *, projection: bool) -> int:
+        """Weights of a prefix (arXiv 2101.00190): keys and values of every block, or what an MLP makes them from."""
+        width = self.prefix_width
+        if not projection:
+            return virtual_tokens * width
+        return virtual_tokens * self.keys + (self.keys + 1) * self.keys + (self.keys + 1) * width
+
+    @property
+    def prefix_width(self) -> int:
+        """Keys and values of one token in all blocks."""
+        return self.layers * 2 * self.keys
+
     def mask_bytes(self, targets: Literal["all-linear"] | list[str]) -> int:
         """Bytes of a mask of the weights under such adapters: a bit for each, every row in whole bytes."""
         return self.layers * sum(outputs * -(-inputs // 8) for inputs, outputs in self.adapted(targets))
@@ -66,6 +87,10 @@ class ModelShape:
         return (
             min(top_blocks, self.layers) * self.block + (self.hidden if norm else 0) + (self.embedding if head else 0)
         )
+
+
+_DOWN = "down_proj"
+_SCALED = ("k_proj", "v_proj", "qkv_proj", _DOWN)
 
 
 def _last(name: str) -> str:
@@ -102,5 +127,6 @@ def shape_of(config: Mapping[str, Any]) -> ModelShape | None:
         block_rest=rest,
         has_own_head=not tied,
         mlp=mlp,
+        keys=keys,
         context=config.get("max_position_embeddings"),
     )

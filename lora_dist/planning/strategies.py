@@ -22,3 +22,9 @@ def strategy_problems(kind: MethodKind, strategy: Strategy) -> Iterator[Problem]
             "qlora cannot go under ZeRO-3, which does not share 4-bit weights out: every GPU would hold all of them",
             "use launch.config=ddp or zero2, one GPU, or method.kind=lora under zero3",
         )
+    elif kind == "prefix" and strategy == "zero3":
+        yield Problem(
+            "method.kind",
+            "prefix cannot go under ZeRO-3: peft reads the prefix of one rank when it saves, and that is a share of it",
+            "use launch.config=ddp or zero2, one GPU, or method.kind=lora under zero3",
+        )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_dist.assets import user_path
+from lora_dist.config.sections import LORA_KINDS
 from lora_dist.errors import UserError
 from lora_dist.models.adapter_files import CONFIG, PEFT_TYPE, WEIGHTS, StoredTensor, read_header
 from lora_dist.models.provenance import PRUNED_BESIDE, Provenance, read_provenance
@@ -36,7 +37,7 @@ class AdapterRow:
     base_name: str | None = None
     """Its short name; "pruned NAME" where it is pruned."""
     kind: str | None = None
-    """lora or qlora, where that is told; else peft's word, in small letters."""
+    """lora, qlora, prefix or ia3, where that is told; else peft's word, in small letters."""
     dora: bool = False
     rslora: bool = False
     keeps_zeros: bool = False
@@ -44,6 +45,8 @@ class AdapterRow:
     rank: int | None = None
     """The highest, where its linears differ."""
     alpha: float | None = None
+    virtual_tokens: int | None = None
+    """Of a prefix."""
     targets: list[str] | str | None = None
     """all-linear, the last parts of the names, or a pattern of names."""
     task: str | None = None
@@ -150,6 +153,7 @@ def _from_config(folder: Path, _: dict[str, Any]) -> dict[str, Any]:
         "keeps_zeros": keeps,
         "rank": None if ranks[0] is None else max(int(rank) for rank in ranks),
         "alpha": None if alpha is None else float(alpha),
+        "virtual_tokens": config.get("num_virtual_tokens"),
         "targets": _short_targets(config.get("target_modules")),
     }
 
@@ -177,12 +181,12 @@ def _from_provenance(folder: Path, told: dict[str, Any]) -> dict[str, Any]:
     provenance = read_provenance(folder)
     if provenance is None:
         return {}
-    targets = provenance.method.get("targets")
+    targets, kind = provenance.method.get("targets"), str(provenance.method.get("kind", told.get("kind")))
     return {
         **_base_of(provenance, folder),
-        "kind": str(provenance.method.get("kind", told.get("kind"))),
+        "kind": kind,
         "keeps_zeros": provenance.preserves_sparsity,
-        "targets": targets if targets == "all-linear" else told.get("targets"),
+        "targets": targets if targets == "all-linear" and kind in LORA_KINDS else told.get("targets"),
         "task": provenance.task,
         "data": _data_name(provenance.data),
         "seed": provenance.seed,

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from lora_dist.config.sections import LORA_KINDS
 from lora_dist.reporting.adapters import FINISHED, AdapterRow
 from lora_dist.reporting.words import NOTHING, one_line, size, with_interval
 
@@ -40,7 +41,7 @@ def adapters_table(rows: Sequence[AdapterRow], width: int) -> Table:
 
 def next_command(rows: Sequence[AdapterRow], folder: str) -> str | None:
     """What compares the first adapters of the base that has most of them; None where no base is told."""
-    usable = [row for row in rows if not row.problem and row.base and row.kind in ("lora", "qlora")]
+    usable = [row for row in rows if not row.problem and row.base and row.kind in LORA_KINDS]
     if not usable:
         return None
     bases = [row.base for row in usable]
@@ -63,6 +64,7 @@ def _two(first: str | None, second: str | None, style: str = "bold") -> Text:
 
 def _method(row: AdapterRow) -> Text:
     words = [row.kind or "", "dora" if row.dora else "", "rslora" if row.rslora else ""]
+    words += [f"{row.virtual_tokens}" if row.virtual_tokens else ""]
     words += [f"r{row.rank}" if row.rank else "", f"alpha {row.alpha:g}" if row.alpha is not None else ""]
     words += ["keeps zeros" if row.keeps_zeros else ""]
     seed = "" if row.seed is None else f"; seed {row.seed}"

@@ -77,12 +77,14 @@ def columns_for(comparison: Comparison) -> list[Column]:
 
 
 def settings_words(row: Row) -> str:
-    """What the name leaves unsaid of rank, alpha and learning rate: alpha 32 lr 2e-4.
+    """What the name leaves unsaid of rank, virtual tokens, alpha and learning rate: alpha 32 lr 2e-4.
 
     A seed that matters is in the name: every trained arm has every seed.
     """
     parts = [f"r{row.settings['rank']}" if "rank" in row.settings else ""]
     parts.append(f"alpha {row.settings['alpha']:g}" if "alpha" in row.settings else "")
+    tokens = row.settings.get("virtual_tokens")
+    parts.append(f"{tokens} virtual tokens" if tokens and f" {tokens} " not in f" {row.name} " else "")
     parts.append(f"top {row.settings['top_blocks']}" if "top_blocks" in row.settings else "")
     parts.append(f"lr {setting(row.learning_rate)}" if row.learning_rate else "")
     parts.append("" if row.run.trains else "zero-shot")

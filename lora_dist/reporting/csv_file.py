@@ -113,6 +113,7 @@ def _columns() -> dict[str, Getter]:
         "method": lambda row: row.kind,
         "rank": _setting("rank"),
         "alpha": _setting("alpha"),
+        "virtual_tokens": _setting("virtual_tokens"),
         "learning_rate": lambda row: row.learning_rate,
         "seed": lambda row: row.seed,
         "model": lambda row: row.run.model.path,

@@ -12,7 +12,7 @@ from lora_dist.reporting.pruned import pruned_sentences
 from lora_dist.reporting.rows import Comparison, Group, Row, Versus, best, settings_of
 from lora_dist.reporting.words import METHOD_WORDS, listed, many, percent, sentence, setting, with_interval
 
-_CHEAPER = ("lora", "qlora", "partial")
+_CHEAPER = ("lora", "qlora", "partial", "prefix", "ia3")
 _SAME = 0.05  # costs that differ by less are called the same
 
 

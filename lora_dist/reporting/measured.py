@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lora_dist.config.sections import SPLITS
+from lora_dist.config.sections import ADAPTER_KINDS, SPLITS
 from lora_dist.reporting.differences import BOOTSTRAP_SEED
 from lora_dist.reporting.pruned import pruning_fact
 from lora_dist.reporting.rows import Comparison, Group, Row
@@ -93,7 +93,7 @@ def _at(path: str, revision: str | None) -> str:
 
 def _base_parameters(record: Record) -> str | None:
     """Only a run without an adapter says how large the base is."""
-    added = record.method.get("kind") in ("lora", "qlora")
+    added = record.method.get("kind") in ADAPTER_KINDS
     return None if added else f"{record.model.parameters_total:,} ({count(record.model.parameters_total)})"
 
 

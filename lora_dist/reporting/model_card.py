@@ -55,7 +55,11 @@ def _front_matter(document: Mapping[str, Any]) -> dict[str, Any]:
             "base_model": base,
             "base_model_relation": "finetune" if len(document["adapters"]) == 1 else "merge",
         }
-    front |= {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["lora_dist", "merged-lora"]}
+    front |= {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["lora_dist", f"merged-{document['kind']}"],
+    }
     told = [adapter["provenance"]["data"] for adapter in document["adapters"] if adapter["provenance"]]
     if datasets := list(dict.fromkeys(filter(is_hub_id, told))):
         front["datasets"] = datasets
@@ -67,10 +71,11 @@ def _what_it_is(document: Mapping[str, Any]) -> str:
     count = len(document["adapters"])
     name = f"`{base['path']}`" + (f" (revision `{base['revision']}`)" if base["revision"] else "")
     pruned = f", which is `{base['source']}` pruned" if base["source"] else ""
+    called = "An (IA)^3 adapter" if document["kind"] == "ia3" else "A LoRA adapter"
     how = "" if count == 1 else f" Method: {_METHOD[document['combination']['method']]}."
     notes = "".join(f"\n- {note}" for note in document["notes"])
     return (
-        f"{'A LoRA adapter' if count == 1 else f'{count} LoRA adapters'} merged into {name}{pruned}: "
+        f"{called if count == 1 else f'{count} LoRA adapters'} merged into {name}{pruned}: "
         f"{merged['linears']} linears, {merged['weights']:,} weights, in {merged['dtype']}. It opens with "
         f"`AutoModelForCausalLM.from_pretrained`.{how}" + (f"\n{notes}" if notes else "")
     )
@@ -142,7 +147,8 @@ def _zeros(document: Mapping[str, Any]) -> str:
     if not merged["zeros_before"] and not merged["zeros_after"]:
         return ""
     share = f"{merged['zeros_after'] / merged['weights']:.2%} of the weights of these linears are zero"
-    kept = "the update is masked by them" if merged["kept_zeros"] else f"{merged['filled']:,} were filled"
+    mask = "scaling keeps them" if document["kind"] == "ia3" else "the update is masked by them"
+    kept = mask if merged["kept_zeros"] else f"{merged['filled']:,} were filled"
     return f"## Zeros\n\n{share}; in the base {merged['zeros_before']:,} are ({kept}), here {merged['zeros_after']:,}."
 
 

@@ -10,7 +10,10 @@ from lora_dist.reporting.rows import Row
 from lora_dist.reporting.words import one_line, setting
 
 _LONGEST_SETTING = 24
-_SHORT = {"method.rank": "r", "method.alpha": "alpha ", "train.learning_rate": "lr ", "method.top_blocks": "top "}
+_SHORT = {
+    "method.rank": "r", "method.alpha": "alpha ", "train.learning_rate": "lr ", "method.top_blocks": "top ",
+    "method.virtual_tokens": "",
+}  # fmt: skip
 
 
 def short_names(runs: Sequence[tuple[str, Run]]) -> list[str]:

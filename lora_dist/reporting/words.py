@@ -12,6 +12,8 @@ METHOD_WORDS = {
     "qlora": "QLoRA",
     "partial": "partial fine-tuning",
     "full": "full fine-tuning",
+    "prefix": "prefix tuning",
+    "ia3": "(IA)^3",
 }
 _UNREADABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _SECONDS_PER_MINUTE, _SECONDS_PER_HOUR = 60, 3600

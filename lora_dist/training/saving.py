@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from trl import SFTTrainer
 
 from lora_dist.config.experiment import Run
-from lora_dist.models.adapters import ADAPTER_KINDS, check_saved_adapter, name_kept_zeros
+from lora_dist.config.sections import ADAPTER_KINDS
+from lora_dist.models.adapters import check_saved_adapter, name_kept_zeros
 from lora_dist.models.device import dtype_of
 from lora_dist.models.provenance import Provenance, provenance_of
 from lora_dist.store.atomic import whole_folder, write_errors
@@ -47,8 +48,17 @@ def save_model(
             trainer.model.to(dtype)
         else:
             weights = {name: weight.to(dtype) for name, weight in weights.items()}
+    if weights is not None and run.method.kind == "prefix":
+        team.first_does(lambda: _give_back(trainer.model, weights))
     told = team.first_does(lambda: provenance_of(run, pretrained, folder.parent.name)) if adapted else None
     team.first_does(lambda: _write(trainer.model, weights, folder, tokenizer, told))
+
+
+def _give_back(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put the float32 weights into the model: peft makes a prefix by the model, and takes none from a state dict."""
+    for name, weight in model.named_parameters():
+        if name in weights:
+            weight.data = weights[name].to(weight.device)
 
 
 def _write(

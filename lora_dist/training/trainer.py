@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer, pack_dataset
 
 from lora_dist.config.experiment import Run
+from lora_dist.config.sections import LORA_KINDS
 from lora_dist.data.tokens import TokenSet
 from lora_dist.errors import Interrupted, raise_together
-from lora_dist.models.adapters import ADAPTER_KINDS, lora_config
+from lora_dist.models.adapters import adapter_config
 from lora_dist.models.device import PeakMemory, device_of, dtype_of, peak_memory, reset_peak_memory
 from lora_dist.models.loading import load_model
 from lora_dist.models.methods import (
@@ -27,6 +28,7 @@ from lora_dist.models.methods import (
     hold_in_float32,
     quantization_config,
 )
+from lora_dist.models.prefix import load_prefix_maker, save_prefix_maker, start_prefix
 from lora_dist.models.sparse_lora import recall_zeros, refuse_dense
 from lora_dist.planning.batches import BatchPlan, StepPlan, plan_batches, plan_steps
 from lora_dist.store.atomic import make_folder, write_json
@@ -84,6 +86,14 @@ class _Trainer(SFTTrainer):
     def _checkpoint_bytes(self) -> int:
         """What a checkpoint holds at least: weights that are trained and AdamW's two moments of them, in float32."""
         return 12 * count_parameters(self.model).trainable
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        save_prefix_maker(self.model, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not load_prefix_maker(self.model, Path(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write no README beside the checkpoints: nobody publishes those."""
@@ -204,19 +214,20 @@ def make_trainer(
     )
     recall_zeros(model, run, pretrained)
     choose_trainable(model, run.method)
-    adapted = run.method.kind in ADAPTER_KINDS
     fillers = fillers_for(len(rows), config.per_device_train_batch_size, team.world.size)
     trainer = _Trainer(
         model=model,
         args=config,
         train_dataset=with_fillers(rows, fillers),
         processing_class=tokenizer,
-        peft_config=lora_config(run.method) if adapted else None,
+        peft_config=adapter_config(model, run.method),
         team=team,
         fillers=fillers,
     )
-    if adapted and run.method.preserve_sparsity:
+    if run.method.kind in LORA_KINDS and run.method.preserve_sparsity:
         refuse_dense(trainer.model)
+    if run.method.kind == "prefix":
+        start_prefix(trainer.model, rows["input_ids"])
     if not shared_out:  # ZeRO-3 wants one dtype, and holds float32 copies of what is trained itself
         hold_in_float32(trainer.model)
     return trainer

@@ -22,7 +22,7 @@ from lora_dist.verbs.train import Progress, silent
 
 if TYPE_CHECKING:
     from lora_dist.models.adapter_folder import AdapterFolder
-    from lora_dist.models.merging import Merge, MergedWeights
+    from lora_dist.models.merge_stream import MergedWeights, StreamedMerge
     from lora_dist.pipeline.merge_scores import Yardstick
 
 _FIXES = {
@@ -199,18 +199,20 @@ class _Job:
         return push(self.request.into, self.request.push, "Merged by lora-dist", instead)
 
 
-def _merge_of(request: MergeRequest, adapters: Sequence[AdapterFolder], base: ModelSection, found: str) -> Merge:
+def _merge_of(
+    request: MergeRequest, adapters: Sequence[AdapterFolder], base: ModelSection, found: str
+) -> StreamedMerge:
     """Make sure that all adapters are of this base (whose fingerprint is `found`), then that they fit it."""
     import torch
 
     from lora_dist.models.adapter_folder import refuse_other_base
-    from lora_dist.models.merging import Merge
+    from lora_dist.models.merging import open_merge
 
     if not request.force:
         for adapter in adapters:
             refuse_other_base(adapter, base, found)
     dtype = getattr(torch, request.dtype) if request.dtype else None
-    return Merge(base, adapters, request.combination, keep_zeros=request.keep_zeros, dtype=dtype)
+    return open_merge(base, adapters, request.combination, keep_zeros=request.keep_zeros, dtype=dtype)
 
 
 def _yardstick(

@@ -18,7 +18,7 @@ from lora_dist.store.manifest import file_hash
 
 if TYPE_CHECKING:
     from lora_dist.models.adapter_folder import AdapterFolder
-    from lora_dist.models.merging import Merge, MergedWeights
+    from lora_dist.models.merge_stream import MergedWeights, StreamedMerge
     from lora_dist.verbs.merge import MergeRequest
 
 VERSION = 1
@@ -37,7 +37,9 @@ class Texts:
     """The YAML by which the first adapter was trained."""
 
     @classmethod
-    def gather(cls, request: MergeRequest, merge: Merge, fingerprint: str, run_folder: RunFolder | None) -> Texts:
+    def gather(
+        cls, request: MergeRequest, merge: StreamedMerge, fingerprint: str, run_folder: RunFolder | None
+    ) -> Texts:
         """What is to be told of base and adapters.
 
         Args:
@@ -57,6 +59,7 @@ class Texts:
                 "fingerprint": fingerprint,
                 "source": first["base"]["source"] if first else None,
             },
+            "kind": merge.kind,
             "adapters": adapters,
             "combination": merge.combination.described(),
             "keep_zeros": merge.keeps_zeros,
