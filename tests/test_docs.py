@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -75,20 +76,53 @@ def test_there_is_something_to_check():
     assert "merging" in anchors_of((REPOSITORY / "docs" / "adapters.md").read_text())
 
 
+def seven(folder, monkeypatch):
+    """The files of methods.md's example, written where the test then is."""
+    for name, content in _HEREDOC.findall((REPOSITORY / "docs" / "methods.md").read_text()):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    monkeypatch.chdir(folder)
+
+
+def cells_of(text, first):
+    """The cells of a table's row, without the first one, which begins with `first`."""
+    return [cell.strip() for cell in re.search(rf"^\| {first}[^|]*\|(.*)\|$", text, re.MULTILINE)[1].split("|")]
+
+
+def plans_of(*overrides, gpus=1):
+    found = plan(load_experiment("seven.yaml", list(overrides)), gpus=gpus, gpu_memory="2000GiB")
+    return {one.run.arm: one.bytes.document() for one in found}
+
+
 def test_the_memory_of_7b_is_what_plan_says(tmp_path, monkeypatch):
     """The files and the command of methods.md give its table."""
-    text = (REPOSITORY / "docs" / "methods.md").read_text()
-    for name, content in _HEREDOC.findall(text):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    monkeypatch.chdir(tmp_path)
-    plans = plan(load_experiment("seven.yaml", ["launch.config=single_gpu"]), gpus=1, gpu_memory="80GiB")
-    titles = re.search(r"^\| \| (weights \|.*)\|$", text, re.MULTILINE)[1]
-    terms = [title.strip() for title in titles.split("|")]
-    for one in plans:
-        told = re.search(rf"^\| {one.run.arm}(?:, [^|]*)? \| (.*) \|$", text[text.index(titles) :], re.MULTILINE)[1]
-        found = one.bytes.document()
-        cells = dict(zip(terms, (cell.strip() for cell in told.split("|")), strict=True))
-        for term, cell in cells.items():
-            size = found["total" if term == "all" else term] / GIB
-            assert cell == (f"{size:.2f}" if size >= 0.005 else ""), f"{one.run.arm}: {term}"
+    seven(tmp_path, monkeypatch)
+    text = (REPOSITORY / "docs" / "methods.md").read_text().partition("It prints, in GiB")[2]
+    terms = [term.replace("all", "total") for term in cells_of(text, "")]
+    for arm, found in plans_of("launch.config=single_gpu").items():
+        told = [f"{found[term] / GIB:.2f}" if found[term] else "" for term in terms]
+        assert cells_of(text, arm) == told, arm
+
+
+LLAMA_3 = {"num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072}
+SHAPES = {
+    "Llama-3.2-1B": LLAMA_3
+    | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "tie_word_embeddings": True},
+    "Llama-2-7B": {},
+    "Llama-3.1-8B": LLAMA_3 | {"intermediate_size": 14336},
+    "Llama-3.1-70B": LLAMA_3
+    | {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64},
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_memory_by_size_is_what_plan_says(name, tmp_path, monkeypatch):
+    """The table of choosing.md, from the same experiment with the config of each model."""
+    seven(tmp_path, monkeypatch)
+    config = tmp_path / "llama-7b" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | SHAPES[name]))
+    one = plans_of("launch.config=single_gpu")
+    eight = plans_of("launch.config=zero3", gpus=8)["full"]
+    sizes = [one[arm]["total"] for arm in ("qlora", "base", "lora", "partial", "full")] + [eight["total"]]
+    text = (REPOSITORY / "docs" / "choosing.md").read_text()
+    assert cells_of(text, name)[1:] == [f"{size / GIB:,.2f}" for size in sizes]
