@@ -12,6 +12,7 @@ from conftest import REPOSITORY
 from lora_dist import load_experiment, plan
 from lora_dist.assets import recipe_names
 from lora_dist.cli.app import app
+from lora_dist.config.expansion import expand
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 _FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -67,7 +68,7 @@ def test_every_whole_experiment_loads(page, tmp_path):
     for language, block in _FENCED.findall(page.read_text()):
         if language == "yaml" and re.search(r"^model:", block, re.MULTILINE) and "data:" in block:
             (tmp_path / "told.yaml").write_text(block)
-            load_experiment(str(tmp_path / "told.yaml"))
+            assert expand(load_experiment(str(tmp_path / "told.yaml")))
 
 
 def test_there_is_something_to_check():
@@ -102,6 +103,12 @@ def test_the_memory_of_7b_is_what_plan_says(tmp_path, monkeypatch):
     for arm, found in plans_of("launch.config=single_gpu").items():
         told = [f"{found[term] / GIB:.2f}" if found[term] else "" for term in terms]
         assert cells_of(text, arm) == told, arm
+    changes = re.findall(r"^\| `([^`]+)`[^|]*\| (\w+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert len(changes) > 3
+    for changed, arm, told in changes:
+        overrides, _, gpus = changed.partition(" --gpus ")
+        found = plans_of("launch.config=single_gpu", *overrides.split(), gpus=int(gpus or 1))
+        assert told == f"{found[arm]['total'] / GIB:.2f}", changed
 
 
 LLAMA_3 = {"num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 131072}
