@@ -1,0 +1,160 @@
+"""How long the rows of a split are, and what cutting them costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lora_dist.data.checking.findings import NAMED, Finding, Kind, such_rows
+from lora_dist.data.columns import Selection
+from lora_dist.data.formats import Example
+from lora_dist.data.lengths import Lengths
+from lora_dist.data.masks import Encoder, Row, blocks
+from lora_dist.errors import Problem
+
+_BATCH = 1000  # examples per call of the tokenizer
+
+
+@dataclass(frozen=True)
+class SplitFigures:
+    """Counts over one split. Lengths are in tokens, before anything is cut."""
+
+    source: str
+    """What the source calls the split that the rows come from."""
+    held_out: bool
+    """Whether they are held out of it, because the source has no split of their own."""
+    rows: int
+    """Documents, for running text."""
+    blocks: int | None
+    """Rows that running text is laid out in; None where each row is an example."""
+    shortest: int
+    median: int
+    percentile_95: int
+    longest: int
+    cut: int
+    """Rows longer than max_length. Running text is never cut."""
+    cut_scored: int
+    """Those of them that lose tokens that the loss would have been on."""
+    lost_tokens: int
+    """How many such tokens are lost."""
+    scored_tokens: int
+    """Tokens that the loss is on, after the cut."""
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The tokens of one split."""
+
+    encoded: Sequence[Row]
+    """Of each row, not cut."""
+    made: Sequence[Row]
+    """What is trained on and scored: cut at max_length, or laid out in blocks."""
+    figures: SplitFigures
+
+
+def measure(
+    task: str,
+    selection: Selection,
+    examples: Sequence[Example],
+    encoder: Encoder,
+    lengths: Lengths,
+    *,
+    held_out: bool,
+    heard: Callable[[int, int], None],
+) -> Measured:
+    """Tokenise a split as training would, and count.
+
+    Args:
+        selection, examples: its rows, at least one.
+        heard: told how many rows of how many are done.
+    """
+    is_text = task == "causal_lm"
+    encode = encoder.documents if is_text else encoder.rows
+    encoded: list[Row] = []
+    for start in range(0, len(examples), _BATCH):
+        encoded += encode(examples[start : start + _BATCH])
+        heard(len(encoded), len(examples))
+    made = blocks(encoded, lengths.block_size) if is_text else [row.cut(lengths.max_length) for row in encoded]
+    long = [] if is_text else [row for row in encoded if len(row.ids) > lengths.max_length]
+    lost = [len(row.scored_ids) - len(row.cut(lengths.max_length).scored_ids) for row in long]
+    shortest, median, percentile_95, longest = np.quantile(
+        [len(row.ids) for row in encoded], [0, 0.5, 0.95, 1], method="inverted_cdf"
+    ).astype(int)
+    figures = SplitFigures(
+        source=selection.split,
+        held_out=held_out,
+        rows=len(encoded),
+        blocks=len(made) if is_text else None,
+        shortest=int(shortest),
+        median=int(median),
+        percentile_95=int(percentile_95),
+        longest=int(longest),
+        cut=len(long),
+        cut_scored=sum(count > 0 for count in lost),
+        lost_tokens=sum(lost),
+        scored_tokens=sum(len(row.scored_ids) for row in made),
+    )
+    return Measured(encoded, made, figures)
+
+
+def length_findings(
+    part: str, task: str, selection: Selection, measured: Measured, lengths: Lengths
+) -> Iterator[Finding]:
+    """Rows with nothing to score, and rows that lose some of it.
+
+    Args:
+        part: train, validation or test.
+    """
+    if task == "causal_lm":
+        if not measured.made:
+            what = f"split '{selection.split}' has fewer than 2 tokens in a part of it, so nothing to score"
+            yield Finding("nothing_scored", Problem("data.path", what, "give it more text"), True, 1, part)
+        return
+    most = lengths.max_length
+    unscored = [i for i, row in enumerate(measured.encoded) if row.first_scored >= len(row.ids)]
+    lost = [i for i, row in enumerate(measured.encoded) if row.is_lost(most) and row.first_scored < len(row.ids)]
+    cut = [i for i, row in enumerate(measured.encoded) if len(row.ids) > most and not row.is_lost(most)]
+    if unscored:
+        what = f"{selection.row(unscored[0])} has no token that could be scored"
+        yield _of_rows("nothing_scored", part, selection, unscored, "data.path", what, "remove the row", stops=True)
+    if lost:
+        first = measured.encoded[lost[0]]
+        what = (
+            f"{selection.row(lost[0])} has {len(first.ids)} tokens, of which the first {first.first_scored} are not "
+            f"scored: cut at {most}, nothing is left to score"
+        )
+        fix = _longer(max(len(measured.encoded[i].ids) for i in lost), lengths)
+        yield _of_rows("nothing_scored", part, selection, lost, "data.max_length", what, fix, stops=True)
+    if cut:
+        figures = measured.figures
+        what = f"{selection.row(cut[0])} has {len(measured.encoded[cut[0]].ids)} tokens and is cut at {most}"
+        yield _of_rows("cut", part, selection, cut, "data.max_length", what, _longer(figures.longest, lengths))
+
+
+def _longer(needed: int, lengths: Lengths) -> str:
+    if lengths.context is None or needed <= lengths.context:
+        return f"raise data.max_length to {needed}, or shorten or remove the row"
+    return f"shorten or remove the row (the longest has {needed} tokens, the model's context is {lengths.context})"
+
+
+def _of_rows(
+    kind: Kind,
+    part: str,
+    selection: Selection,
+    which: Sequence[int],
+    key: str,
+    what: str,
+    fix: str,
+    *,
+    stops: bool = False,
+) -> Finding:
+    numbers = [selection.numbers[index] for index in which]
+    problem = Problem(key, what + such_rows(numbers), fix)
+    return Finding(kind, problem, stops, len(numbers), part, tuple(numbers[:NAMED]))
