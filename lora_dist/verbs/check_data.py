@@ -77,7 +77,7 @@ def _read_by(runs: list[Run]) -> Iterator[tuple[Run, DataSection]]:
 def _checked(
     run: Run, section: DataSection, arms: tuple[str, ...], runs: list[Run], opened: _Tokenizers, show: Progress
 ) -> CheckedData:
-    from lora_dist.pipeline.preflight import placed
+    from lora_dist.pipeline.telling import placed
 
     tokenizer, context = opened.of(run)
     found = check_section(section, tokenizer, context, show)
@@ -103,7 +103,7 @@ class _Tokenizers:
             ModelError: the model is not there, or cannot be opened.
         """
         from lora_dist.models.loading import context_length, empty_model, load_tokenizer, quiet_transformers
-        from lora_dist.pipeline.preflight import as_stage
+        from lora_dist.pipeline.telling import as_stage
 
         key = run.model.model_dump_json()
         if key not in self._opened:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from lora_dist.data.checking.findings import NAMED, Finding, Kind, such_rows
+from lora_dist.data.checking.findings import NAMED, Finding, such_rows
 from lora_dist.data.columns import Selection
 from lora_dist.data.formats import Example
 from lora_dist.data.lengths import Lengths
 from lora_dist.data.masks import Encoder, Row, blocks
+from lora_dist.data.tokens import NOT_SCORED
 from lora_dist.errors import Problem
 
 _BATCH = 1000  # examples per call of the tokenizer
@@ -122,39 +123,46 @@ def length_findings(
     lost = [i for i, row in enumerate(measured.encoded) if row.is_lost(most) and row.first_scored < len(row.ids)]
     cut = [i for i, row in enumerate(measured.encoded) if len(row.ids) > most and not row.is_lost(most)]
     if unscored:
-        what = f"{selection.row(unscored[0])} has no token that could be scored"
-        yield _of_rows("nothing_scored", part, selection, unscored, "data.path", what, "remove the row", stops=True)
+        what = "has no token that could be scored"
+        yield _unscored(part, selection, unscored, "data.path", what, "remove the row, or give it a prompt")
     if lost:
         first = measured.encoded[lost[0]]
         what = (
-            f"{selection.row(lost[0])} has {len(first.ids)} tokens, of which the first {first.first_scored} are not "
-            f"scored: cut at {most}, nothing is left to score"
+            f"has {len(first.ids)} tokens, of which the first {first.first_scored} are not scored: cut at {most}, "
+            "nothing is left to score"
         )
-        fix = _longer(max(len(measured.encoded[i].ids) for i in lost), lengths)
-        yield _of_rows("nothing_scored", part, selection, lost, "data.max_length", what, fix, stops=True)
+        fix = _longer(max(len(measured.encoded[index].ids) for index in lost), lengths)
+        yield _unscored(part, selection, lost, "data.max_length", what, fix)
     if cut:
-        figures = measured.figures
-        what = f"{selection.row(cut[0])} has {len(measured.encoded[cut[0]].ids)} tokens and is cut at {most}"
-        yield _of_rows("cut", part, selection, cut, "data.max_length", what, _longer(figures.longest, lengths))
+        yield _cut(part, selection, measured, cut, lengths)
+
+
+def _cut(part: str, selection: Selection, measured: Measured, cut: Sequence[int], lengths: Lengths) -> Finding:
+    most, context = lengths.max_length, lengths.context
+    sizes = [len(measured.encoded[index].ids) for index in cut]
+    lost = sum(int(np.sum(measured.encoded[index].labels[most:] != NOT_SCORED)) for index in cut)
+    if context is None or max(sizes) <= context:
+        fix = f"raise data.max_length to {max(sizes)}"
+    elif most < context:
+        fix = f"raise data.max_length to {context}, the model's context (the longest row has {max(sizes)})"
+    else:
+        fix = f"shorten or remove such rows if that matters (the model's context is {context})"
+    numbers = [selection.numbers[index] for index in cut]
+    what = (
+        f"{selection.row(cut[0])} has {sizes[0]} tokens and is cut at {most}{such_rows(numbers)}: "
+        f"{lost:,} tokens that the loss would be on are lost"
+    )
+    problem = Problem("data.max_length", what, fix)
+    return Finding("cut", problem, False, len(cut), part, tuple(numbers[:NAMED]))
 
 
 def _longer(needed: int, lengths: Lengths) -> str:
     if lengths.context is None or needed <= lengths.context:
-        return f"raise data.max_length to {needed}, or shorten or remove the row"
-    return f"shorten or remove the row (the longest has {needed} tokens, the model's context is {lengths.context})"
+        return f"raise data.max_length to {needed}, or remove the row"
+    return f"remove or shorten the row (the longest has {needed} tokens, the model's context is {lengths.context})"
 
 
-def _of_rows(
-    kind: Kind,
-    part: str,
-    selection: Selection,
-    which: Sequence[int],
-    key: str,
-    what: str,
-    fix: str,
-    *,
-    stops: bool = False,
-) -> Finding:
+def _unscored(part: str, selection: Selection, which: Sequence[int], key: str, what: str, fix: str) -> Finding:
     numbers = [selection.numbers[index] for index in which]
-    problem = Problem(key, what + such_rows(numbers), fix)
-    return Finding(kind, problem, stops, len(numbers), part, tuple(numbers[:NAMED]))
+    problem = Problem(key, f"{selection.row(which[0])} {what}{such_rows(numbers)}", fix)
+    return Finding("nothing_scored", problem, True, len(numbers), part, tuple(numbers[:NAMED]))

@@ -42,9 +42,13 @@ def compared(task: str, selection: Selection, examples: Sequence[Example]) -> Co
             told = [(number, (line,)) for number, line in lines if len(line.split()) >= _SHORT_LINE]
             return Compared("line", [number for number, _ in told], [key for _, key in told], None)
         return Compared("row", selection.numbers, [tuple(_texts(values)) for values in selection.values], None)
-    prompts = [normalised(example.text[: example.spans[-1][0]]) for example in examples]
+    prompts = [normalised(_prompt(example)) for example in examples]
     keys = [tuple(_texts(values)) for values in selection.values]
     return Compared("row", selection.numbers, keys, prompts if len(set(prompts)) > 1 or len(prompts) == 1 else None)
+
+
+def _prompt(example: Example) -> str:
+    return example.text[: example.spans[-1][0]] if example.spans else example.text
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -99,7 +99,8 @@ class _Halving:
 
 
 def _part(rows: Rows, start: int, end: int) -> Rows:
-    return Rows(rows.name, {name: values[start:end] for name, values in rows.columns.items()}, end - start)
+    columns = {name: values[start:end] for name, values in rows.columns.items()}
+    return replace(rows, columns=columns, count=end - start)
 
 
 def _joined(left: Selection | None, right: Selection | None) -> Selection | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from lora_dist.config.sections import DataSection
@@ -66,7 +66,7 @@ def read_source(
     if typical is not None:
         source.form = _caught(source.findings, lambda: format_of(section, tokenizer, typical))
     if source.form is not None:
-        _select(source, source.form, section)
+        _select(source, source.form, section, is_whole=len(source.rows) == len(splits))
     return source
 
 
@@ -76,18 +76,19 @@ def _typical(rows: Mapping[str, Rows]) -> Rows | None:
     return rows[order[0]] if order else None
 
 
-def _select(source: Source, form: Format, section: DataSection) -> None:
+def _select(source: Source, form: Format, section: DataSection, *, is_whole: bool) -> None:
+    """The rows of each split, and what is missing held out of train, unless a split is there and cannot be used."""
     selections = {}
     for part, rows in source.rows.items():
         columns = _Noted(rows.columns)
-        found = judge(part, form, Rows(rows.name, columns, rows.count))
+        found = judge(part, form, replace(rows, columns=columns))
         source.findings += found.findings
         if found.selection is not None:
             selections[part] = found.selection
             source.findings += _left_out(part, rows, found.left_out)
             source.findings += _empty_values(part, rows, found.selection, columns.read, section)
     source.selections = selections
-    if len(selections) == len(source.rows) and "train" in selections:
+    if is_whole and len(selections) == len(source.rows):
         complete = _caught(source.findings, lambda: complete_splits(selections, section))
         if complete is not None:
             source.held_out = tuple(part for part in complete if part not in selections)
