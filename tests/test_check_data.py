@@ -203,7 +203,8 @@ def test_test_rows_that_train_has_are_named_by_number(check, splits):
     leak = next(f for f in check(splits).findings if (f.kind, f.other_split) == ("leaked_row", "train"))
     assert (leak.count, leak.rows, leak.other_rows) == (4, (2, 5, 6), (12, 15, 16))
     assert (
-        "4 of 10 rows of test are rows of train too, case and spaces aside: row 2 like row 12" in leak.problem.problem
+        "rows of test that train has too, case and spaces aside: 4 of 10 (row 2 like row 12, row 5 like"
+        in leak.problem.problem
     )
     assert (found["leaked_prompt"].rows, found["leaked_prompt"].other_rows) == ((10,), (1,))
     other = next(f for f in check(splits).findings if f.other_split == "validation")
@@ -216,7 +217,7 @@ def test_a_test_row_that_is_nearly_one_of_train_is_named(check, splits):
     splits["test"][2] = {"prompt": " ".join([*words[:-1], "other"]) + "?", "completion": "Yes!"}
     (finding,) = check(splits, context=None).findings
     assert (finding.kind, finding.rows, finding.other_rows) == ("near_duplicate", (3,), (7,))
-    assert "80% of their runs of 5 words" in finding.problem.problem
+    assert "runs of 5 words at least 0.8): 1 of 10 (row 3 like row 7)" in finding.problem.problem
 
 
 def test_completions_that_are_few_different_words_are_shown_as_labels(check):

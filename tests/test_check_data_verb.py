@@ -51,7 +51,9 @@ def test_faults_are_told_with_their_fix_and_end_with_2_and_nothing_is_written(fa
     ]
     warnings = [line for line in done.out.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 2
-    assert "1 of 24 rows of test are rows of train too, case and spaces aside: row 4 like row 10 of train" in done.out
+    assert (
+        "rows of test that train has too, case and spaces aside: 1 of 24 (row 4 like row 10); remove them" in done.out
+    )
     assert "row 21 like row 20" in done.out
     assert "1 problem would stop training, 2 warnings." in done.out
     assert "Traceback" not in done.err
@@ -142,14 +144,27 @@ def test_labels_are_a_table(tmp_path, write_experiment, monkeypatch):
     assert "always saying 'good' would be right on " in plain
 
 
-def test_real_data_is_checked(shared_data, small_llama):
-    files = {"train": "gsm8k_train.jsonl", "test": "gsm8k_unseen.jsonl"}
-    data = {"task": "instruction", "path": {part: str(shared_data / name) for part, name in files.items()},
-            "columns": {"prompt": "question", "completion": "answer"},
-            "max_train_examples": 600, "max_eval_examples": 100}  # fmt: skip
+def test_leaks_into_real_data_are_found_and_nothing_else(tmp_path, shared_data, small_llama):
+    known = (shared_data / "gsm8k_train.jsonl").read_text().splitlines()
+    unseen = (shared_data / "gsm8k_unseen.jsonl").read_text().splitlines()
+    asked, shouted, reworded = (json.loads(unseen[number]) for number in (10, 20, 30))
+    leaks = [
+        {**asked, "answer": "something else"},
+        {name: text.upper() for name, text in shouted.items()},
+        {**reworded, "answer": reworded["answer"].replace("#### ", "The answer is ")},
+    ]
+    rows = {"train": known[:600] + list(map(json.dumps, leaks)), "validation": known[600:650], "test": unseen[:100]}
+    files = {}
+    for part, lines in rows.items():
+        files[part] = str(tmp_path / f"{part}.jsonl")
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(lines))
+    data = {"task": "instruction", "path": files, "columns": {"prompt": "question", "completion": "answer"}}
     (checked,) = check_data(load_experiment(None, [f"model.path={small_llama}", f"data={json.dumps(data)}"]))
-    rows = {part: figures.rows for part, figures in checked.found.splits.items()}
-    assert rows == {"train": 600, "validation": 100, "test": 100}
-    assert checked.found.findings == ()
-    train = (shared_data / files["train"]).read_text().splitlines()
-    assert checked.found.examples[0].segments[2].text.strip() in json.loads(train[0])["answer"]
+    assert {part: figures.rows for part, figures in checked.found.splits.items()} == {
+        "train": 603, "validation": 50, "test": 100,
+    }  # fmt: skip
+    found = {finding.kind: finding for finding in checked.found.findings}
+    assert set(found) <= {"cut", "leaked_row", "leaked_prompt"}
+    assert (found["leaked_row"].rows, found["leaked_row"].other_rows) == ((21,), (602,))
+    assert (found["leaked_prompt"].rows, found["leaked_prompt"].other_rows) == ((11, 31), (601, 603))
+    assert checked.found.examples[0].segments[2].text.strip() in json.loads(known[0])["answer"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,22 +10,23 @@ from typing import TYPE_CHECKING, Any
 from lora_dist.config.sections import SPLITS, DataSection
 from lora_dist.data.checking.figures import Measured, SplitFigures, length_findings, measure
 from lora_dist.data.checking.findings import Finding
-from lora_dist.data.checking.label_balance import LabelBalance, label_balance, look_like_labels
+from lora_dist.data.checking.label_balance import LabelBalance
+from lora_dist.data.checking.labels import find_labels, label_findings
 from lora_dist.data.checking.rendered import Rendered, rendered_examples
 from lora_dist.data.checking.repeated import Compared, compared, leaked, repeated
 from lora_dist.data.checking.row_faults import render
 from lora_dist.data.checking.source import Source, read_source
 from lora_dist.data.columns import Selection
+from lora_dist.data.formats import Format
 from lora_dist.data.lengths import Lengths, resolve_lengths
 from lora_dist.data.masks import Encoder
-from lora_dist.errors import Problem, UserError
+from lora_dist.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Progress = Callable[[str, int, int, str], None]
 """Called with (stage, done, total, text)."""
-_LABELS_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,15 @@ def check_section(
     findings += source.findings
     parts: dict[str, _Part] = {}
     for name in (name for name in SPLITS if name in source.selections):
-        part, found = _part(name, source, section.task, Encoder(tokenizer), lengths, progress)
+        part, found = _part(name, source, source.form, section.task, Encoder(tokenizer), lengths, progress)
         findings += found
         if part is not None:
             parts[name] = part
     for name, part in parts.items():
         findings += repeated(name, part.compared)
     findings += leaked({name: part.compared for name, part in parts.items()}, partial(progress, "compare"))
-    labels = _labels(section, source)
-    findings += _label_findings(labels)
+    labels = find_labels(section, source)
+    findings += label_findings(labels)
     measured = {name: part.measured for name, part in parts.items()}
     return DataCheck(
         lengths,
@@ -116,12 +117,10 @@ def _lengths(section: DataSection, context: int | None) -> tuple[Lengths, list[F
 
 
 def _part(
-    name: str, source: Source, task: str, encoder: Encoder, lengths: Lengths, progress: Progress
+    name: str, source: Source, form: Format, task: str, encoder: Encoder, lengths: Lengths, progress: Progress
 ) -> tuple[_Part | None, list[Finding]]:
     """One split, and what is wrong with it; None where no row of it can be used."""
-    form, whole = source.form, source.selections[name]
-    if form is None:
-        return None, []
+    whole = source.selections[name]
     selection, examples, findings = render(name, form, whole, lambda done: progress("render", done, len(whole), name))
     if not examples:
         return None, findings
@@ -131,44 +130,3 @@ def _part(
     )  # fmt: skip
     findings += length_findings(name, task, selection, measured, lengths)
     return _Part(selection, compared(task, selection, examples), measured), findings
-
-
-def _labels(section: DataSection, source: Source) -> tuple[str, LabelBalance] | None:
-    """The column of labels and its balance: the one that is said to be, or completions that are few different texts."""
-    column = dict(section.columns).get("label") or ("label" if section.task == "classification" else None)
-    guessed = column is None
-    column = column or section.columns.get("completion", "completion")
-    found = {part: values for part in source.selections if (values := source.values(part, column)) is not None}
-    if section.task == "causal_lm" or not found.get("train"):
-        return None
-    if guessed and not look_like_labels([str(value) for value in found["train"]]):
-        return None
-    return column, label_balance(found)
-
-
-def _label_findings(labels: tuple[str, LabelBalance] | None) -> Iterator[Finding]:
-    if labels is None:
-        return
-    column, balance = labels
-    for part in balance.counts:
-        unseen = balance.unseen(part)
-        if part != "train" and unseen:
-            rows = sum(balance.counts[part][label] for label in unseen)
-            what = f"{part} has labels in column '{column}' that train lacks: {_quoted(unseen)} ({rows:,} rows)"
-            yield _of_labels(what, "correct them, or add rows of them to train", rows, part)
-    for spellings in balance.spellings:
-        rows = sum(counts[label] for counts in balance.counts.values() for label in spellings)
-        what = f"column '{column}' has one label in several spellings: {_quoted(spellings)}"
-        yield _of_labels(what, "write it in one way", rows, None)
-    if len([label for label in balance.labels if balance.counts["train"][label]]) == 1:
-        what = f"all rows of train have the same label in column '{column}': {_quoted(balance.labels[:1])}"
-        yield _of_labels(what, "add rows with others", sum(balance.counts["train"].values()), "train")
-
-
-def _of_labels(what: str, fix: str, rows: int, part: str | None) -> Finding:
-    return Finding("labels", Problem("data.path", what, fix), False, rows, part)
-
-
-def _quoted(labels: list[str]) -> str:
-    shown = ", ".join(f"'{label}'" for label in labels[:_LABELS_NAMED])
-    return shown + (", ..." if len(labels) > _LABELS_NAMED else "")

@@ -18,6 +18,7 @@ SIMILAR = 0.8
 _WORD = re.compile("[\u3040-\u30ff\u3400-\u9fff]|[^\\W\u3040-\u30ff\u3400-\u9fff]+")
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing modulo 2^64
 _BUCKETS = 2**20
+_OFTEN = 100  # rows from one word of progress to the next
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def near_duplicates(
 
     Args:
         left, right: the shingles of each row (see `shingles`).
-        heard: told how many rows on the left are done.
+        heard: told now and then how many rows on the left are done.
     """
     rarity = _Rarity([*left, *right])
     index = _Index([rarity.prefix(row) for row in right])
@@ -91,7 +92,7 @@ def near_duplicates(
         similar = next((other for other in candidates if _may_be(row, right[other]) >= SIMILAR), None)
         if similar is not None:
             found.append(Pair(number, int(similar)))
-        if heard is not None:
+        if heard is not None and (number + 1) % _OFTEN == 0:
             heard(number + 1)
     return found
 

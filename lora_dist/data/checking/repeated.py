@@ -16,6 +16,7 @@ from lora_dist.data.formats import Example
 from lora_dist.errors import Problem
 
 COMPARED = (("test", "train"), ("validation", "train"), ("test", "validation"))
+_OFTEN = 1000  # rows from one word of progress to the next
 _SHORT_LINE = 8
 """Words. Shorter lines of a document, such as headings, may well occur twice."""
 
@@ -70,12 +71,12 @@ def repeated(part: str, split: Compared) -> Iterator[Finding]:
         return
     pairs = repeats(split.keys)
     yield from _within(
-        "repeated_row", part, split, pairs, "repeat an earlier one, case and spaces aside", "remove them"
+        "repeated_row", part, split, pairs, "that repeat an earlier one, case and spaces aside", "remove them"
     )
     if split.prompts is not None:
         same = {pair.left for pair in pairs}
         pairs = [pair for pair in repeats(split.prompts) if pair.left not in same]
-        what = "have the prompt of an earlier one and another completion"
+        what = "that have the prompt of an earlier one and another completion"
         yield from _within(
             "repeated_prompt", part, split, pairs, what, "keep one, unless several are meant to be right"
         )
@@ -83,7 +84,7 @@ def repeated(part: str, split: Compared) -> Iterator[Finding]:
 
 def _within(kind: Kind, part: str, split: Compared, pairs: Sequence[Pair], what: str, fix: str) -> Iterator[Finding]:
     if pairs:
-        yield _finding(kind, part, part, split, split, pairs, f"{what}: {_named(pairs, split, split, '')}", fix)
+        yield _finding(kind, part, part, split, split, pairs, what, fix)
 
 
 def leaked(splits: Mapping[str, Compared], heard: Callable[[int, int, str], None]) -> Iterator[Finding]:
@@ -91,13 +92,20 @@ def leaked(splits: Mapping[str, Compared], heard: Callable[[int, int, str], None
 
     Args:
         splits: train, validation and test, as far as they are there.
-        heard: told how many rows of how many have been compared, and which.
+        heard: told now and then how many rows of how many have been compared, and which.
     """
-    shingles = {part: [shingles_of(" ".join(key)) for key in split.keys] for part, split in splits.items()}
+    shingles = {part: list(_shingled(part, split, heard)) for part, split in splits.items()}
     for part, other in COMPARED:
         if part in splits and other in splits:
             names = f"{part} with {other}"
             yield from _leaked(part, other, splits, shingles, lambda done, of, names=names: heard(done, of, names))
+
+
+def _shingled(part: str, split: Compared, heard: Callable[[int, int, str], None]) -> Iterator[np.ndarray]:
+    for number, key in enumerate(split.keys):
+        if number % _OFTEN == 0:
+            heard(number, len(split.keys), f"words of {part}")
+        yield shingles_of(" ".join(key))
 
 
 def _leaked(
@@ -110,29 +118,19 @@ def _leaked(
     here, there = splits[part], splits[other]
     equal = matches(here.keys, there.keys)
     known = {pair.left for pair in equal}
-    kinds: list[tuple[Kind, list[Pair], str]] = [
-        ("leaked_row", equal, f"are {there.noun}s of {other} too, case and spaces aside")
-    ]
+    kinds: list[tuple[Kind, list[Pair], str]] = [("leaked_row", equal, f"that {other} has too, case and spaces aside")]
     if here.prompts is not None and there.prompts is not None:
         asked = [pair for pair in matches(here.prompts, there.prompts) if pair.left not in known]
         known |= {pair.left for pair in asked}
-        kinds.append(("leaked_prompt", asked, f"have the prompt of a {there.noun} of {other}"))
+        kinds.append(("leaked_prompt", asked, f"whose prompt a {there.noun} of {other} has"))
     rest = [index for index in range(len(here.keys)) if index not in known]
     found = near_duplicates([shingles[part][i] for i in rest], shingles[other], lambda done: heard(done, len(rest)))
     near = [Pair(rest[pair.left], pair.right) for pair in found]
-    measure = f"at least {SIMILAR:.0%} of their runs of {WORDS} words in common (Jaccard)"
-    kinds.append(("near_duplicate", near, f"are nearly {there.noun}s of {other}, with {measure}"))
+    measure = f"Jaccard similarity of their runs of {WORDS} words at least {SIMILAR}"
+    kinds.append(("near_duplicate", near, f"that are nearly {there.noun}s of {other} ({measure})"))
     for kind, pairs, what in kinds:
         if pairs:
-            told = f"{what}: {_named(pairs, here, there, f' of {other}')}"
-            yield _finding(kind, part, other, here, there, pairs, told, "remove them from one of the two")
-
-
-def _named(pairs: Sequence[Pair], here: Compared, there: Compared, of: str) -> str:
-    named = [
-        f"{here.noun} {here.numbers[pair.left]} like {there.noun} {there.numbers[pair.right]}" for pair in pairs[:NAMED]
-    ]
-    return ", ".join(named) + of + (", ..." if len(pairs) > NAMED else "")
+            yield _finding(kind, part, other, here, there, pairs, what, "remove them from one of the two")
 
 
 def _finding(
@@ -145,11 +143,14 @@ def _finding(
     what: str,
     fix: str,
 ) -> Finding:
-    count = f"{len(pairs):,} of {len(here.keys):,} {here.noun}s of {part} {what}"
     first = pairs[:NAMED]
+    named = [
+        f"{here.noun} {here.numbers[pair.left]} like {there.noun} {there.numbers[pair.right]}" for pair in first
+    ] + (["..."] if len(pairs) > NAMED else [])
+    count = f"{len(pairs):,} of {len(here.keys):,} ({', '.join(named)})"
     return Finding(
         kind,
-        Problem("data.path", count, fix),
+        Problem("data.path", f"{here.noun}s of {part} {what}: {count}", fix),
         False,
         len(pairs),
         part,

@@ -50,7 +50,7 @@ def render(
     """The texts of a split, without the rows whose chat template refuses them.
 
     Args:
-        heard: told how many rows are done.
+        heard: told now and then how many rows are done.
     """
     examples: list[Example] = []
     kept: list[int] = []
@@ -61,7 +61,8 @@ def render(
             kept.append(index)
         except UserError as error:
             _note(faults, error.problems, selection.row(index), selection.numbers[index])
-        heard(index + 1)
+        if (index + 1) % _OFTEN == 0:
+            heard(index + 1)
     good = selection if len(kept) == len(selection) else selection.only(kept)
     return good, examples, _findings(part, selection.split, faults)
 
@@ -69,6 +70,8 @@ def render(
 Faults = dict[Problem, list[int]]
 """What is wrong with a row, said without naming one -> the rows that have it."""
 
+_OFTEN = 1000
+"""Rows from one word of progress to the next."""
 _ROW = "\0"
 """Stands where a problem names its row."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lora_dist.config.sections import DataSection
 from lora_dist.data.checking.findings import NAMED, Finding, such_rows
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _OFTEN = 0.5
 """A column of the template that is empty in more of its rows is meant to be."""
-_ROLES: tuple[str, ...] = get_args(get_args(DataSection.model_fields["columns"].annotation)[0])
+_NEEDED = ("text", "prompt", "messages")
+"""Roles whose columns are never meant to be empty. (An empty completion is refused.)"""
 
 
 @dataclass
@@ -127,11 +128,11 @@ def _empty_values(
     part: str, rows: Rows, selection: Selection, columns: Iterable[str], section: DataSection
 ) -> Iterator[Finding]:
     """Values that are there and say nothing, in rows that are used all the same."""
-    used, roles = set(selection.numbers), {*_ROLES, *section.columns.values()}
+    used, needed = set(selection.numbers), {section.columns.get(role, role) for role in _NEEDED}
     for name in columns:
         values = enumerate(rows.column(name), start=1)
         numbers = [number for number, value in values if number in used and _is_empty(value)]
-        if numbers and (name in roles or len(numbers) < _OFTEN * len(used)):
+        if numbers and (name in needed or len(numbers) < _OFTEN * len(used)):
             what = f"row {numbers[0]} of split '{rows.name}' has nothing in column '{name}'{such_rows(numbers)}"
             problem = Problem("data.path", what, "fill it in or remove the row")
             yield Finding("empty_value", problem, False, len(numbers), part, tuple(numbers[:NAMED]))
