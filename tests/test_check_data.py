@@ -172,7 +172,7 @@ def test_rows_that_are_cut_are_a_warning_with_what_they_lose(check, splits):
     assert (finding.kind, finding.stops, finding.rows) == ("cut", False, (4,))
     assert (figures.cut, figures.cut_scored, figures.longest) == (1, 1, whole.longest)
     assert figures.lost_tokens == whole.longest - 64 == whole.scored_tokens - figures.scored_tokens
-    assert f"{figures.lost_tokens} tokens that the loss would be on are lost" in finding.problem.problem
+    assert f"scored tokens lost: {figures.lost_tokens}" in finding.problem.problem
     assert finding.problem.fix == f"raise data.max_length to {whole.longest}"
 
 

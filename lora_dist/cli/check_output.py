@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lora_dist.data.checking.rendered import Rendered, Segment
     from lora_dist.verbs.check_data import CheckedData
 
-_LONGEST = 600
+_LONGEST = 400
 """Characters of a segment that are shown; the middle of a longer one is left out."""
 _MOST_LABELS = 20
 _MARKS = ("⟦", "⟧"), ("[[", "]]")

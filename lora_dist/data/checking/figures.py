@@ -149,8 +149,8 @@ def _cut(part: str, selection: Selection, measured: Measured, cut: Sequence[int]
         fix = f"shorten or remove such rows if that matters (the model's context is {context})"
     numbers = [selection.numbers[index] for index in cut]
     what = (
-        f"{selection.row(cut[0])} has {sizes[0]} tokens and is cut at {most}{such_rows(numbers)}: "
-        f"{lost:,} tokens that the loss would be on are lost"
+        f"{selection.row(cut[0])} has {sizes[0]} tokens and is cut at {most}{such_rows(numbers)}, "
+        f"scored tokens lost: {lost:,}"
     )
     problem = Problem("data.max_length", what, fix)
     return Finding("cut", problem, False, len(cut), part, tuple(numbers[:NAMED]))
