@@ -103,6 +103,24 @@ def test_each_data_section_is_checked_once_for_each_tokenizer(write_experiment):
     assert len(refused.value.problems) == len(second.found.warnings)
 
 
+def test_other_data_to_calibrate_on_is_looked_at_and_all_models_that_cannot_be_opened_are_named(
+    tmp_path, write_experiment, problem_files
+):
+    (tmp_path / "empty.jsonl").write_text("")
+    calibration = {
+        "task": "instruction",
+        "path": {"train": str(tmp_path / "empty.jsonl"), "test": str(problem_files["test"])},
+    }
+    prune = {"kind": "sparsegpt", "sparsity": 0.5, "calibration": {"data": calibration}}
+    first, second = check_data(load_experiment(write_experiment(prune=prune)))
+    assert first.found.findings == ()
+    assert "prune.calibration.data.path" in {finding.problem.key for finding in second.found.problems}
+    arms = {name: {"model": {"path": str(tmp_path / name)}} for name in ("gone", "lost")}
+    with pytest.raises(Refused) as refused:
+        check_data(load_experiment(write_experiment(arms=arms)))
+    assert [problem.key for problem in refused.value.problems] == ["arms.gone.model.path", "arms.lost.model.path"]
+
+
 def test_what_is_scored_is_between_marks_where_it_cannot_be_coloured(write_experiment, monkeypatch):
     checked = check_data(load_experiment(write_experiment()))
     example = checked[0].found.examples[0]

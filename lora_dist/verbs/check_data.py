@@ -11,7 +11,7 @@ from lora_dist.config.experiment import Experiment, Run
 from lora_dist.config.sections import DataSection
 from lora_dist.data.checking.check import DataCheck, check_section
 from lora_dist.data.checking.findings import Finding
-from lora_dist.errors import raise_together
+from lora_dist.errors import Problem, UserError, raise_together
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,12 +42,13 @@ def check_data(experiment: Experiment, *, progress: Progress | None = None) -> l
     What is wrong with the data is in the result and not raised, so that all of it is told together.
 
     Raises:
-        UserError: the config is wrong, or a tokenizer cannot be opened.
+        UserError: the config is wrong, or the tokenizers of some models cannot be opened.
     """
     show = progress or (lambda *_: None)
     runs = expand(experiment)
     show("starting", 0, 0, "importing torch, transformers")
     opened = _Tokenizers(show)
+    opened.open_all(runs)
     arms: dict[str, dict[str, None]] = {}
     first: dict[str, tuple[Run, DataSection]] = {}
     for run, section in _read_by(runs):
@@ -82,10 +83,13 @@ def _checked(
     tokenizer, context = opened.of(run)
     found = check_section(section, tokenizer, context, show)
 
-    def in_arm(finding: Finding) -> Finding:
-        return replace(finding, problem=placed(finding.problem, run, runs)) if section is run.data else finding
+    def told(finding: Finding) -> Finding:
+        problem = finding.problem
+        if section is run.data:
+            return replace(finding, problem=placed(problem, run, runs))
+        return replace(finding, problem=replace(problem, key=f"prune.calibration.{problem.key}"))
 
-    return CheckedData(run.model.path, section, arms, replace(found, findings=tuple(map(in_arm, found.findings))))
+    return CheckedData(run.model.path, section, arms, replace(found, findings=tuple(map(told, found.findings))))
 
 
 class _Tokenizers:
@@ -95,6 +99,25 @@ class _Tokenizers:
         self._show = show
         self._opened: dict[str, tuple[PreTrainedTokenizerBase, int | None]] = {}
         self._identities: dict[str, str] = {}
+
+    def open_all(self, runs: list[Run]) -> None:
+        """Open every model that there is.
+
+        Raises:
+            Refused: with all those that cannot be opened.
+        """
+        from lora_dist.pipeline.telling import placed
+
+        problems: dict[str, tuple[Problem, ...]] = {}
+        for run in runs:
+            key = run.model.model_dump_json()
+            if key not in problems:
+                problems[key] = ()
+                try:
+                    self.of(run)
+                except UserError as error:
+                    problems[key] = tuple(placed(problem, run, runs) for problem in error.problems)
+        raise_together(problem for found in problems.values() for problem in found)
 
     def of(self, run: Run) -> tuple[PreTrainedTokenizerBase, int | None]:
         """Those of a run's model.

@@ -88,12 +88,12 @@ def near_duplicates(
     index = _Index([rarity.prefix(row) for row in right])
     found = []
     for number, row in enumerate(left):
+        if heard is not None and number % _OFTEN == 0:
+            heard(number)
         candidates = index.rows_with(rarity.prefix(row))
         similar = next((other for other in candidates if _may_be(row, right[other]) >= SIMILAR), None)
         if similar is not None:
             found.append(Pair(number, int(similar)))
-        if heard is not None and (number + 1) % _OFTEN == 0:
-            heard(number + 1)
     return found
 
 

@@ -56,13 +56,13 @@ def render(
     kept: list[int] = []
     faults: Faults = {}
     for index in range(len(selection)):
+        if index % _OFTEN == 0:
+            heard(index)
         try:
             examples.append(form.example(selection, index))
             kept.append(index)
         except UserError as error:
             _note(faults, error.problems, selection.row(index), selection.numbers[index])
-        if (index + 1) % _OFTEN == 0:
-            heard(index + 1)
     good = selection if len(kept) == len(selection) else selection.only(kept)
     return good, examples, _findings(part, selection.split, faults)
 
