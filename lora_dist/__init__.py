@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lora_dist.verbs.adapter_generate import adapter_generate
     from lora_dist.verbs.adapter_list import adapter_list
     from lora_dist.verbs.cancel import cancel
+    from lora_dist.verbs.check_data import check_data
     from lora_dist.verbs.clean import clean
     from lora_dist.verbs.compare import compare
     from lora_dist.verbs.evaluate import evaluate, evaluate_model
@@ -43,6 +44,7 @@ _HOMES = {
     "adapter_generate": "lora_dist.verbs.adapter_generate",
     "adapter_list": "lora_dist.verbs.adapter_list",
     "cancel": "lora_dist.verbs.cancel",
+    "check_data": "lora_dist.verbs.check_data",
     "clean": "lora_dist.verbs.clean",
     "compare": "lora_dist.verbs.compare",
     "evaluate": "lora_dist.verbs.evaluate",
@@ -70,6 +72,7 @@ __all__ = [
     "adapter_generate",
     "adapter_list",
     "cancel",
+    "check_data",
     "clean",
     "compare",
     "evaluate",

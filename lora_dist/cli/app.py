@@ -12,6 +12,7 @@ import typer
 from lora_dist.assets import user_path
 from lora_dist.cli.adapter import adapter_app
 from lora_dist.cli.arguments import Words, experiment_of
+from lora_dist.cli.check_data import check_data
 from lora_dist.cli.evaluate import evaluate
 from lora_dist.cli.exits import Commands, run_to_exit
 from lora_dist.cli.jobs import Folder, cancel, is_for_cluster, prepare_comparison, retry, submit_jobs, submit_one
@@ -194,6 +195,7 @@ def status(
         raise typer.Exit(RunsFailed.exit_code)
 
 
+app.command()(check_data)
 app.command()(prefetch)
 app.command()(retry)
 app.command()(cancel)

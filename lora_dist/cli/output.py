@@ -21,8 +21,21 @@ if TYPE_CHECKING:
     from lora_dist.verbs.preview import Preview
     from lora_dist.verbs.status import Look
 
-stdout = Console()
-stderr = Console(stderr=True)
+
+class _Console(Console):
+    """A console whose reader may go away, as that of `| head` does; rich alone would end the process with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to cli/exits.py.
+
+        Raises:
+            BrokenPipeError: always.
+        """
+        raise BrokenPipeError
+
+
+stdout = _Console()
+stderr = _Console(stderr=True)
 
 
 def print_lines(*lines: str) -> None:

@@ -34,6 +34,10 @@ class Row:
         scored = np.flatnonzero(self.labels != NOT_SCORED)
         return int(scored[0]) if len(scored) else len(self.ids)
 
+    def is_lost(self, length: int) -> bool:
+        """Whether nothing is left to score in the first `length` tokens."""
+        return self.first_scored >= min(length, len(self.ids))
+
     def cut(self, length: int) -> Row:
         """At most the first `length` tokens."""
         return self if len(self.ids) <= length else Row(self.ids[:length], self.labels[:length])

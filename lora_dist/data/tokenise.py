@@ -130,7 +130,7 @@ class _Maker:
             (selections[part].row(index), row)
             for part, rows in encoded.items()
             for index, row in enumerate(rows)
-            if row.first_scored >= min(most, len(row.ids))
+            if row.is_lost(most)
         ]
         if lost:
             where, row = lost[0]

@@ -12,7 +12,7 @@ from lora_dist.hub import Report
 from lora_dist.models.fetching import fetch_model
 from lora_dist.models.loading import quiet_transformers
 from lora_dist.models.sources import BUILTIN
-from lora_dist.pipeline.preflight import Progress, as_stage, placed
+from lora_dist.pipeline.telling import Progress, as_stage, placed
 from lora_dist.store.fetched import Fetched, Source
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lora_dist.config.experiment import SECTIONS, Run
+from lora_dist.config.experiment import Run
 from lora_dist.config.pruning import PruneSection
 from lora_dist.config.sections import DataSection
 from lora_dist.data.tokenise import source_key, tokenise
@@ -23,13 +22,12 @@ from lora_dist.models.weights import check_weights
 from lora_dist.pipeline.fallback import room_problems
 from lora_dist.pipeline.generated import judging_problems
 from lora_dist.pipeline.prune_checks import check_calibration, pruning_problems
+from lora_dist.pipeline.telling import Progress, as_stage, placed
 from lora_dist.planning.batches import plan_batches
 from lora_dist.planning.strategies import strategy_problems
 from lora_dist.training.arguments import precision_problems
 from lora_dist.training.extra import extra_problems
 from lora_dist.world import World
-
-Progress = Callable[[str, int, int, str], None]
 
 
 class Preflight:
@@ -176,20 +174,3 @@ def tokens_on_disk(
     """
     found = find_or_tokenise(section, tokenizer, context, tokens_folder, progress)
     return found.save(tokens_folder) if isinstance(found, TokenisedData) else found
-
-
-def placed(problem: Problem, run: Run, runs: Sequence[Run]) -> Problem:
-    """`problem` under the key of the run's arm, unless all runs have the same value there: then it is said once."""
-    section, _, name = problem.key.partition(".")
-    name = name.partition(".")[0]
-    if section not in SECTIONS or not hasattr(getattr(run, section), name):
-        return problem
-    mine = getattr(getattr(run, section), name)
-    if all(getattr(getattr(other, section), name) == mine for other in runs):
-        return problem
-    return replace(problem, key=f"arms.{run.arm}.{problem.key}")
-
-
-def as_stage(progress: Progress, stage: str) -> Callable[[int, int, str], None]:
-    """Progress of one stage, for what knows of no stages."""
-    return lambda done, total, text: progress(stage, done, total, text)
