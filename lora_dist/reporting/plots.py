@@ -62,13 +62,14 @@ def draw_plots(comparison: Comparison) -> list[Plot]:
             PARAMETERS,
             "Quality against trainable parameters",
             "Lower is better. Bars are 95% intervals of each row by itself; bars that overlap do not mean that no "
-            "difference was shown, since the table pairs the rows.",
+            "difference was shown, since the table pairs the rows. The grey line joins the Pareto front.",
             _against_parameters,
         ),
         (
             TIME,
             "Quality against training time",
-            "Lower is better. Seconds of optimizer steps alone, without loading, evaluation and saving.",
+            "Lower is better. Seconds of optimizer steps alone, without loading, evaluation and saving. The grey line "
+            "joins the Pareto front: what no other row beats in both.",
             _against_time,
         ),
         (
@@ -125,6 +126,7 @@ def _scatter(
                 _point(panel, row, x_of(row) or 0.0, points, theme, arms[_arm(row)], labels.get(row.name, ""))
             )
         base_lines(panel, group, points, theme)
+        pareto_line(panel, points, theme)
         name_axes(panel, x_name, "test perplexity (lower is better)", heading, theme)
         scale(panel, points, log_x=always_log or _is_wide([point.x for point in points]))
         label_points(panel, points, theme)
@@ -158,6 +160,22 @@ def _point(panel: Axes, row: Row, x: float, before: Sequence[Point], theme: Them
         transform=nudged(panel, nudge),
     )  # fmt: skip
     return Point(x, estimate.value, lowest, highest, label, nudge)
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The Pareto front of (cost, loss), by rising cost: points that none beats in one and equals in the other."""
+    kept: list[tuple[float, float]] = []
+    for cost, loss in sorted(set(points)):
+        if not kept or loss < kept[-1][1]:
+            kept.append((cost, loss))
+    return kept
+
+
+def pareto_line(panel: Axes, points: Sequence[Point], theme: Theme) -> None:
+    """Steps along the Pareto front, where it has more than one point."""
+    found = front([(point.x, point.y) for point in points])
+    if len(found) > 1:
+        panel.step(*zip(*found, strict=True), where="post", color=theme.faint, linewidth=1.2, alpha=0.7, zorder=1)
 
 
 def base_lines(panel: Axes, group: Group, points: Sequence[Point], theme: Theme) -> None:
