@@ -25,6 +25,7 @@ from lora_dist.models.prefix import prefix_config, prefix_problems, room_behind_
 from lora_dist.planning.choice import LADDER, Hardware, choose_launch_config
 from lora_dist.planning.memory import Setting
 from lora_dist.planning.strategies import strategy_problems
+from lora_dist.reporting.names import short_names
 from lora_dist.verbs.adapter_generate import adapter_generate
 from lora_dist.verbs.merge import MergeRequest, merge_adapters
 
@@ -180,6 +181,7 @@ def test_several_lengths_are_one_sweep_and_a_row_that_no_longer_fits_is_refused(
     runs = expand(Experiment.model_validate(document))
     assert [run.method.virtual_tokens for run in runs] == [10, 20]
     assert len({run.id for run in runs}) == 2
+    assert short_names([("e", run) for run in runs]) == ["prefix 10", "prefix 20"]
     told = r"method.virtual_tokens: 1000 before the longest row \(\d+ tokens\) are more than the model's context of"
     with pytest.raises(Refused, match=told):
         prepare(tmp_path, tiny_model, problem_files, method={"kind": "prefix", "virtual_tokens": 1000})

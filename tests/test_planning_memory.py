@@ -66,7 +66,7 @@ def test_prefixes_and_scales_are_counted_as_peft_has_them(kind):
     for settings in (
         {"kind": "prefix", "virtual_tokens": 7},
         {"kind": "prefix", "virtual_tokens": 7, "prefix_projection": True},
-        {"kind": "ia3"},
+        {"kind": "ia3", "preserve_sparsity": True},  # inherited; it means nothing here
         {"kind": "ia3", "targets": ["o_proj", "mlp.down_proj"]},
     ):
         method = MethodSection(**settings)

@@ -179,8 +179,13 @@ FIELDS_OF_KIND: dict[str, set[str]] = {
 
 # Adapters want about ten times the rate of full fine-tuning (Thinking Machines, "LoRA without regret", 2025);
 # 2e-4 and 2e-5 are what published LoRA/QLoRA and full runs of 1B-13B models use. Small models want more.
+# A prefix and scales want far more. Measured on a 6.5M-parameter Llama (300 GSM8K problems of at most 128 tokens, one
+# epoch of batch 8, one seed; perplexity on 50 others, 10.16 of the base; 2026-11-27): prefix 9.79 at 1e-2, 8.96 at
+# 3e-2, 8.76 at 1e-1; ia3 8.96, 8.77 and 8.74. On builtin:tiny-llama (600 word problems, two epochs; base 26.4)
+# prefix 24.5, 17.2 and 7.1 at these rates, ia3 13.7, 7.6 and 5.1. (IA)^3's paper takes 3e-3 for 3B and 11B. The
+# defaults are below what was best, for they are for larger models.
 LEARNING_RATE_OF_KIND: dict[str, float] = {
-    "lora": 2e-4, "qlora": 2e-4, "partial": 5e-5, "full": 2e-5, "prefix": 1e-2, "ia3": 1e-2,
+    "lora": 2e-4, "qlora": 2e-4, "partial": 5e-5, "full": 2e-5, "prefix": 3e-2, "ia3": 1e-2,
 }  # fmt: skip
 
 
@@ -192,7 +197,7 @@ class TrainSection(Section):
     max_steps: Whole | None = None
     """Stop after this many optimizer steps, whatever `epochs` says."""
     learning_rate: Positive | None = None
-    """Peak rate; null is the method's default: lora and qlora 2e-4, partial 5e-5, full 2e-5, prefix and ia3 1e-2."""
+    """Peak rate; null is the method's default: lora and qlora 2e-4, partial 5e-5, full 2e-5, prefix 3e-2, ia3 1e-2."""
     global_batch_size: Whole = 32
     """Sequences per optimizer step over all ranks."""
     micro_batch_size: Literal["auto"] | Whole = "auto"

@@ -112,7 +112,8 @@ def estimate(shape: ModelShape, setting: Setting) -> Bytes:
 
 def _mask(shape: ModelShape, method: MethodSection) -> int:
     """Bytes of the mask that keeps the zeros under adapters: no parameter, so that no stage of ZeRO shares it out."""
-    return shape.mask_bytes(method.targets) if method.preserve_sparsity else 0
+    keeps_zeros = method.kind in LORA_KINDS and method.preserve_sparsity
+    return shape.mask_bytes(method.targets) if keeps_zeros else 0
 
 
 def _frozen(shape: ModelShape, setting: Setting, trained: int) -> int:
