@@ -82,7 +82,7 @@ def test_the_example_of_the_documentation_prints_what_stands_there(tmp_path):
     (tmp_path / "units.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
     script = re.search(r"<<'END'\n(.*?)^END$", text, re.DOTALL | re.MULTILINE)[1]
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
-    done = run_cli("check-data", "units.yaml", cwd=tmp_path)
+    done = run_cli("check-data", "units.yaml", cwd=tmp_path, timeout=1200)
     printed = [*done.out.splitlines(), *done.error_lines]
     told = re.search(r"It prints.*?```\n(.*?)```", text, re.DOTALL)[1].splitlines()
     assert len(printed) == len(told)
