@@ -2,11 +2,12 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 
 import pytest
-from conftest import experiment_document, run_cli, tree
+from conftest import REPOSITORY, experiment_document, run_cli, tree
 
 from lora_dist.cli import check_output, output
 from lora_dist.config.loading import load_experiment
@@ -73,6 +74,21 @@ def test_warnings_end_with_0_and_with_strict_with_2(faulty):
     assert "warning: " not in strict.out
     document = json.loads(run_cli(*words, "--json", cwd=faulty).out)
     assert [finding["level"] for finding in document["checks"][0]["findings"]] == ["warning", "warning"]
+
+
+@pytest.mark.slow  # makes the whole built-in model
+def test_the_example_of_the_documentation_prints_what_stands_there(tmp_path):
+    text = (REPOSITORY / "docs" / "data.md").read_text()
+    (tmp_path / "units.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    script = re.search(r"<<'END'\n(.*?)^END$", text, re.DOTALL | re.MULTILINE)[1]
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    done = run_cli("check-data", "units.yaml", cwd=tmp_path, timeout=1200)
+    printed = [*done.out.splitlines(), *done.error_lines]
+    told = re.search(r"It prints.*?```\n(.*?)```", text, re.DOTALL)[1].splitlines()
+    assert len(printed) == len(told)
+    for line, shown in zip(printed, told, strict=True):
+        begin, dots, _ = shown.partition(" ... ")  # the long answer, shortened further there
+        assert line.startswith(begin) if dots else line.rstrip() == shown
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path):

@@ -90,6 +90,7 @@ def test_help_and_the_light_verbs_import_no_torch():
         "import lora_dist.verbs.plan, lora_dist.verbs.clean, lora_dist.cli.plan_output, lora_dist.verbs.work\n"
         "import lora_dist.reporting.table, lora_dist.reporting.plots, lora_dist.verbs.merge\n"
         "import lora_dist.verbs.adapter_list, lora_dist.verbs.adapter_generate, lora_dist.cli.adapter_output\n"
+        "import lora_dist.verbs.check_data, lora_dist.cli.check_output\n"
         "print([name for name in ('torch', 'transformers', 'datasets', 'peft') if name in sys.modules])"
     )
     assert run_python(code) == "[]"
@@ -99,7 +100,7 @@ def test_the_public_names_are_these():
     names = run_python("import lora_dist; print([getattr(lora_dist, n) and n for n in lora_dist.__all__])")
     assert names == str(
         ["Experiment", "LoraDistError", "MergeRequest", "MergeResult", "Record", "Run", "UserError",
-         "adapter_generate", "adapter_list", "cancel", "clean", "compare", "evaluate", "evaluate_model",
+         "adapter_generate", "adapter_list", "cancel", "check_data", "clean", "compare", "evaluate", "evaluate_model",
          "load_experiment", "merge_adapters", "plan", "prefetch", "prune", "report", "retry", "status", "submit",
          "train"]
     )  # fmt: skip

@@ -38,9 +38,8 @@ def judge(part: str, form: Format, rows: Rows) -> Judged:
         good, faults = _Halving(form).of(rows)
     else:
         good, faults = selection, {}
-    refused = {number for numbers in faults.values() for number in numbers}
-    kept = set(good.numbers) if good else set()
-    left_out = tuple(number for number in range(1, len(rows) + 1) if number not in kept | refused)
+    told = {number for numbers in faults.values() for number in numbers}.union(good.numbers if good else ())
+    left_out = tuple(number for number in range(1, len(rows) + 1) if number not in told)
     return Judged(good, tuple(_findings(part, rows.name, faults)), left_out)
 
 
