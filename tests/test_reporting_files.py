@@ -15,8 +15,9 @@ from test_reporting_synthetic import SAMPLES, Synthetic, whole
 
 from lora_dist.errors import StorageError
 from lora_dist.reporting.csv_file import COLUMNS
+from lora_dist.reporting.line_plots import RANK
 from lora_dist.reporting.markdown import escape
-from lora_dist.reporting.plots import FILE_NAMES
+from lora_dist.reporting.plots import FILE_NAMES as PLOTS
 from lora_dist.reporting.write import write_report
 from lora_dist.store.folders import ExperimentFolder
 
@@ -75,6 +76,10 @@ def hostile(path: Path) -> Synthetic:
         else:
             made.finish(run, 2.5, samples=samples)
     return made
+
+
+FILE_NAMES = (*PLOTS, RANK)
+"""The plots of an experiment that sweeps a rank."""
 
 
 def report_of(made: Synthetic) -> dict[str, str]:
