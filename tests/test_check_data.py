@@ -74,9 +74,7 @@ def test_an_empty_split_and_a_missing_column_are_told_and_the_others_are_looked_
     found = check(tmp_path, {**splits, part: []})
     assert [f.kind for f in found.problems] == ["unusable"]
     assert set(found.splits) == set(splits) - {part}
-    found = check(
-        tmp_path, {**splits, part: [{"prompt": r["prompt"], "answer": r["completion"]} for r in splits[part]]}
-    )
+    found = check(tmp_path, {**splits, part: [{"prompt": r["prompt"], "said": r["completion"]} for r in splits[part]]})
     assert [(f.problem.key, f.split) for f in found.problems] == [("data.columns.completion", part)]
 
 
