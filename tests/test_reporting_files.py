@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib import image
-from test_reporting_synthetic import SAMPLES, Synthetic, whole
+from test_reporting_synthetic import RESAMPLES, SAMPLES, Synthetic, whole
 
 from lora_dist.errors import StorageError
 from lora_dist.reporting.csv_file import COLUMNS
@@ -68,7 +68,8 @@ def hostile(path: Path) -> Synthetic:
         "full": {"method": {"kind": "full"}},
         "broken": {"points": [{"train.max_steps": number + 1} for number in range(len(HOSTILE))]},
     }
-    made = Synthetic(path, arms)
+    evaluate = {"bootstrap_samples": RESAMPLES, "samples": len(HOSTILE)}
+    made = Synthetic(path, arms, evaluate=evaluate)
     failing = iter(HOSTILE)
     for run in made.runs:
         if run.arm == "broken":
@@ -195,7 +196,7 @@ def test_the_columns_of_the_csv_are_what_scripts_rely_on():
 def test_plots_are_pictures_with_something_on_them(tmp_path):
     made = hostile(tmp_path / "e")
     write_report([made.folder], made.folder.report)
-    for name in FILE_NAMES:
+    for name in PLOTS:
         pixels = image.imread(made.folder.report / name)[..., :3]
         assert min(pixels.shape[:2]) > 500
         assert len({tuple(color) for color in pixels.reshape(-1, 3)[::7].tolist()}) > 20

@@ -8,6 +8,7 @@ from lora_dist.config.sections import DataSection
 from lora_dist.data.checking.findings import Finding
 from lora_dist.data.checking.label_balance import LabelBalance, label_balance, look_like_labels
 from lora_dist.data.checking.source import Source
+from lora_dist.data.tasks import columns_by_role
 from lora_dist.errors import Problem
 
 _NAMED = 5
@@ -16,10 +17,11 @@ _NAMED = 5
 
 def find_labels(section: DataSection, source: Source) -> tuple[str, LabelBalance] | None:
     """The column of labels and its balance: the one that is said to be, or completions that are few different texts."""
-    roles: dict[str, str] = dict(section.columns)
-    column = roles.get("label") or ("label" if section.task == "classification" else None)
+    train = source.rows.get("train")
+    roles = columns_by_role(section, train.columns if train is not None else ())
+    column = dict(section.columns).get("label") or ("label" if section.task == "classification" else None)
     guessed = column is None
-    column = column or roles.get("completion", "completion")
+    column = column or roles["completion"]
     found = {part: values for part in source.selections if (values := source.values(part, column)) is not None}
     if section.task == "causal_lm" or not found.get("train"):
         return None

@@ -14,6 +14,7 @@ from lora_dist.data.formats import Format, format_of
 from lora_dist.data.rows import Rows
 from lora_dist.data.sources import find_splits
 from lora_dist.data.splits import complete_splits
+from lora_dist.data.tasks import columns_by_role
 from lora_dist.errors import Problem, UserError
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ def _empty_values(
     part: str, rows: Rows, selection: Selection, columns: Iterable[str], section: DataSection
 ) -> Iterator[Finding]:
     """Values that are there and say nothing, in rows that are used all the same."""
-    used, needed = set(selection.numbers), {section.columns.get(role, role) for role in _NEEDED}
+    roles = columns_by_role(section, rows.columns)
+    used, needed = set(selection.numbers), {roles[role] for role in _NEEDED}
     for name in columns:
         values = enumerate(rows.column(name), start=1)
         numbers = [number for number, value in values if number in used and _is_empty(value)]
