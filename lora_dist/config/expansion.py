@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
 
+from lora_dist.config.classification import classification_problems
 from lora_dist.config.experiment import SECTIONS, Arm, Experiment, Run
 from lora_dist.config.problems import nearest, problems_of, valid_keys
 from lora_dist.config.pruning import FIELDS_OF_PRUNING
@@ -49,6 +51,11 @@ def _expand_arm(experiment: Experiment, name: str, arm: Arm, where: str, problem
                 run = Run.model_validate({"arm": name, "point": point, "seed": seed, **sections})
             except ValidationError as error:
                 problems += problems_of(error, Run, prefix=f"{where}." if where else "")
+                break
+            if found := list(classification_problems(run)):
+                problems += [
+                    replace(problem, key=f"{where}.{problem.key}" if where else problem.key) for problem in found
+                ]
                 break
             runs.append(_with_zeros_kept(_with_learning_rate(run)))
             if not run.trains:  # nothing random happens in a run that trains nothing: one seed says it all

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from pydantic_core import PydanticCustomError
 
 MethodKind = Literal["base", "lora", "qlora", "partial", "full"]
-Task = Literal["causal_lm", "instruction"]
+Task = Literal["causal_lm", "instruction", "classification"]
 Strategy = Literal["plain", "ddp", "zero1", "zero2", "zero3", "fsdp"]
 """How ranks share the training: not at all, by gradients (DDP), by a stage of DeepSpeed's ZeRO, by FSDP."""
 SPLITS = ("train", "validation", "test")
@@ -65,7 +65,8 @@ class DataSection(Section):
     """The examples, and how they become tokens."""
 
     task: Task
-    """causal_lm: running text in blocks. instruction: prompt -> completion, or conversations."""
+    """causal_lm: running text in blocks. instruction: prompt -> completion, or conversations. classification: text ->
+    one of the labels that train has, by a head on an encoder or a decoder."""
     path: Text | dict[Literal["train", "validation", "test"], Text | Annotated[list[Text], Field(min_length=1)]]
     """A hub id, a local file or folder, a mapping of split to file(s), or builtin:NAME
     (builtin:word-problems, builtin:general-text)."""
@@ -81,9 +82,10 @@ class DataSection(Section):
     """Which split is the test; null takes `test` if there is one, else carves it from train."""
     held_out_fraction: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=0.5)] = 0.1
     """Share of train that a carved split takes (at most 1,000 examples). Equal rows stay on one side."""
-    columns: dict[Literal["text", "prompt", "completion", "messages"], Text] = {}
+    columns: dict[Literal["text", "prompt", "completion", "messages", "label"], Text] = {}
     """Which column plays which role, such as {prompt: question, completion: answer} or {messages: messages}. Null
-    roles are looked for under their own name."""
+    roles are looked for under their own name; text and label of a classification under the usual ones too (sentence,
+    tweet, ...; labels, sentiment, ...)."""
     template: str | None = None
     """Python format string over the columns, such as "Question: {question}\\nAnswer: {answer}". For instruction
     data the loss is on what follows the completion's placeholder; without it the completion is appended."""
@@ -112,7 +114,8 @@ class MethodSection(Section):
     dropout: Fraction = 0.0
     """lora, qlora: dropout on the adapter's input."""
     targets: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = "all-linear"
-    """lora, qlora: names of the linears that get an adapter, or all-linear (all but the head)."""
+    """lora, qlora: names of the linears that get an adapter, or all-linear (all but the head, which of a
+    classifier is always trained whole)."""
     dora: bool = False
     """lora, qlora: train magnitude and direction apart (DoRA, arXiv 2402.09353)."""
     rslora: bool = False
@@ -126,11 +129,11 @@ class MethodSection(Section):
     double_quantization: bool = True
     """qlora: quantise the quantisation constants too (NF4, arXiv 2305.14314)."""
     top_blocks: WholeOrZero = 2
-    """partial: how many of the last decoder blocks are trained."""
+    """partial: how many of the last blocks are trained."""
     train_norm: bool = True
-    """partial: train the final norm."""
+    """partial: train the final norm, where there is one beside those of the blocks."""
     train_head: bool = True
-    """partial: train the output head (and with it tied embeddings)."""
+    """partial: train the output head (and with it tied embeddings; of an encoder with its pooler)."""
 
     @field_validator("targets", mode="before")
     @classmethod
@@ -190,7 +193,8 @@ class TrainSection(Section):
     report_to: list[Text] = []
     """Trackers that transformers knows, such as tensorboard, wandb or trackio."""
     extra: dict[str, Any] = {}
-    """Any other field of TRL's SFTConfig / TrainingArguments, handed through; unknown ones are refused."""
+    """Any other field of TRL's SFTConfig (classification: of TrainingArguments), handed through; unknown ones are
+    refused."""
 
 
 class EvaluateSection(Section):
@@ -205,7 +209,8 @@ class EvaluateSection(Section):
     batch_size: Whole = 8
     """Rows per forward pass. The numbers do not depend on it."""
     samples: WholeOrZero = 5
-    """How many test prompts are continued by every arm, side by side in the report."""
+    """How many test prompts are continued by every arm, side by side in the report; of a classification, how many test
+    rows that the best arm gets wrong."""
     max_new_tokens: Whole = 128
     """Longest generated continuation, in tokens (greedy decoding)."""
     merged: Literal["auto", "always", "never"] = "auto"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
-from trl import SFTTrainer
+from transformers import PreTrainedTokenizerBase, Trainer
 
 from lora_dist.config.experiment import Run
 from lora_dist.models.adapters import ADAPTER_KINDS, check_saved_adapter, name_kept_zeros
+from lora_dist.models.classifiers import classes_of
 from lora_dist.models.device import dtype_of
 from lora_dist.models.provenance import Provenance, provenance_of
 from lora_dist.store.atomic import whole_folder, write_errors
@@ -20,7 +20,7 @@ from lora_dist.team import Team
 
 
 def save_model(
-    trainer: SFTTrainer,
+    trainer: Trainer,
     run: Run,
     folder: Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -47,7 +47,10 @@ def save_model(
             trainer.model.to(dtype)
         else:
             weights = {name: weight.to(dtype) for name, weight in weights.items()}
-    told = team.first_does(lambda: provenance_of(run, pretrained, folder.parent.name)) if adapted else None
+    told = None
+    if adapted:
+        names = classes_of(trainer.model)
+        told = team.first_does(lambda: provenance_of(run, pretrained, folder.parent.name, names))
     team.first_does(lambda: _write(trainer.model, weights, folder, tokenizer, told))
 
 
@@ -69,7 +72,7 @@ def _write(
                 name_kept_zeros(aside)
 
 
-def _together(trainer: SFTTrainer, team: Team, *, adapters_only: bool) -> dict[str, Tensor]:
+def _together(trainer: Trainer, team: Team, *, adapters_only: bool) -> dict[str, Tensor]:
     """The weights under their names, whole, on the CPU of rank 0 (the others take part and keep nothing)."""
     from deepspeed.utils import safe_get_full_fp32_param
 
