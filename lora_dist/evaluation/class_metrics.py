@@ -127,6 +127,30 @@ def metric_difference(
     return Difference(value, *_percentiles(values_S, level), rows=len(labels_R))
 
 
+def mean_accuracy_difference(
+    labels_R: np.ndarray,
+    predicted_a_NR: np.ndarray,
+    predicted_b_MR: np.ndarray,
+    *,
+    resamples: int,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Difference:
+    """Mean accuracy of N classifiers (seeds of a) minus that of M others (of b) on the same rows, with its paired
+    bootstrap interval over the rows: it says nothing about other seeds than these.
+
+    Raises:
+        ValueError: they are not of the same rows.
+    """
+    if predicted_a_NR.shape[1:] != labels_R.shape or predicted_b_MR.shape[1:] != labels_R.shape:
+        raise ValueError(f"{predicted_a_NR.shape} and {predicted_b_MR.shape} predictions of {labels_R.shape} rows")
+    differences_R = (predicted_a_NR == labels_R).mean(0) - (predicted_b_MR == labels_R).mean(0)
+    kinds_K, counts_K = np.unique(differences_R, return_counts=True)
+    sums_S = np.concatenate([counts_sK @ kinds_K for counts_sK in _resampled(counts_K, resamples, seed)])
+    interval = _percentiles(sums_S / len(labels_R), level)
+    return Difference(float(differences_R.mean()), *interval, rows=len(labels_R))
+
+
 def _resampled(counts_K: np.ndarray, resamples: int, seed: int, width: int = 1) -> Iterator[np.ndarray]:
     """How many rows of each kind every resample drew, float64 [s, K], a bounded number of resamples at a time."""
     random = np.random.default_rng(seed)

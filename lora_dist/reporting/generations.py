@@ -1,10 +1,15 @@
-"""The same prompts continued by every arm, side by side."""
+"""The same prompts continued by every arm, side by side; of classifiers, rows that the best one gets wrong."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lora_dist.reporting.rows import Group
+import numpy as np
+
+from lora_dist.errors import StorageError
+from lora_dist.reporting.class_rows import class_scores, labels_of
+from lora_dist.reporting.measures import ACCURACY
+from lora_dist.reporting.rows import Group, Row, best
 from lora_dist.reporting.words import readable
 from lora_dist.store.lines import read_lines
 
@@ -17,10 +22,14 @@ class Sample:
     reference: str
     continuations: list[tuple[str, str]] = field(default_factory=list)
     """(name of the row, what it wrote)"""
+    headings: tuple[str, str] = ("Prompt", "Reference")
+    """What prompt and reference are called."""
 
 
 def read_samples(group: Group) -> list[Sample]:
     """The samples of a group's rows, in the order in which the first row has them."""
+    if group.measure is ACCURACY:
+        return _wrong_rows(group)
     samples: dict[tuple[int, str], Sample] = {}
     for row in group.rows:
         for line in read_lines(row.at.folder.predictions):
@@ -30,3 +39,28 @@ def read_samples(group: Group) -> list[Sample]:
             sample = samples.setdefault((line.get("row", -1), prompt), Sample(prompt, reference))
             sample.continuations.append((row.name, prediction))
     return list(samples.values())
+
+
+def _wrong_rows(group: Group) -> list[Sample]:
+    """Test rows that the best classifier takes for another class, and what every row of the group says of them."""
+    top = best(group.rows)
+    if top is None:
+        return []
+    said = [(row.name, labels_of(row), _predicted(row)) for row in group.rows]
+    return [
+        Sample(
+            readable(line["prompt"]),
+            readable(line["reference"]),
+            [(name, readable(labels[given[line["row"]]])) for name, labels, given in said if given is not None],
+            ("Text", "Label"),
+        )
+        for line in read_lines(top.at.folder.predictions)
+    ]
+
+
+def _predicted(row: Row) -> np.ndarray | None:
+    """The class that each test row was given; None without scores, which the table's notes tell of."""
+    try:
+        return class_scores(row).predicted_R
+    except StorageError:
+        return None

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lora_dist.config.experiment import Experiment, Run
+from lora_dist.reporting.measures import PERPLEXITY, Measure, measure_of
 from lora_dist.store.folders import ExperimentFolder
 from lora_dist.store.record import Record
 from lora_dist.store.states import RunState
 
 QUALITY_SPLIT = "test"
 NO_DIFFERENCE = "no difference shown"
+BOOTSTRAP_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Versus:
-    """A row's test perplexity minus that of a reference, paired over the rows of the test split."""
+    """A row's test perplexity (of a classifier: accuracy) minus that of a reference, paired over the test rows."""
 
     reference: str
     """The reference's name."""
@@ -35,11 +38,12 @@ class Versus:
     high: float
     excludes_zero: bool
     """Whether the 95% interval leaves zero out: only then is a difference shown."""
+    measure: Measure = PERPLEXITY
 
     @property
     def verdict(self) -> str:
-        """better, worse or `no difference shown` (lower perplexity is better)."""
-        return ("better" if self.value < 0 else "worse") if self.excludes_zero else NO_DIFFERENCE
+        """better, worse or `no difference shown`."""
+        return ("better" if self.measure.rank(self.value) < 0 else "worse") if self.excludes_zero else NO_DIFFERENCE
 
 
 @dataclass(frozen=True)
@@ -96,23 +100,41 @@ class Row:
         """`evaluate.<split>.<metric>` of the record, or None."""
         return self.record.evaluate.get(split, {}).get(metric) if self.record else None
 
-    def perplexity(self, split: str = QUALITY_SPLIT) -> Estimate | None:
-        """Perplexity on a split with its 95% interval, or None where it was not measured."""
-        value = self.measured(split, "perplexity")
-        low, high = (self.measured(split, "ci95") or {}).get("perplexity") or (None, None)
+    def estimate(self, split: str, metric: str) -> Estimate | None:
+        """A metric on a split with its 95% interval, or None where it was not measured."""
+        value = self.measured(split, metric)
+        low, high = (self.measured(split, "ci95") or {}).get(metric) or (None, None)
         return None if value is None else Estimate(value, low, high)
+
+    def perplexity(self, split: str = QUALITY_SPLIT) -> Estimate | None:
+        """Perplexity on a split."""
+        return self.estimate(split, PERPLEXITY.name)
+
+    @property
+    def measure(self) -> Measure:
+        """What this row is compared by."""
+        return measure_of(self.run.data.task)
+
+    def quality(self, split: str = QUALITY_SPLIT) -> Estimate | None:
+        """What this row is compared by, on a split."""
+        return self.estimate(split, self.measure.name)
 
 
 @dataclass(frozen=True)
 class Group:
-    """The finished rows that were scored on the same tokens: only these have comparable perplexities."""
+    """The finished rows that were scored on the same tokens: only these compare."""
 
     token_hash: str
     rows: tuple[Row, ...]
 
     def of_kind(self, *kinds: str) -> list[Row]:
-        """The unpruned rows of these kinds that have a test perplexity, in the report's order."""
-        return [row for row in self.rows if row.kind in kinds and row.run.prune is None and row.perplexity()]
+        """The unpruned rows of these kinds that have been measured on the test, in the report's order."""
+        return [row for row in self.rows if row.kind in kinds and row.run.prune is None and row.quality()]
+
+    @property
+    def measure(self) -> Measure:
+        """What its rows are compared by: those that were scored on the same tokens are of one task."""
+        return self.rows[0].measure
 
 
 @dataclass(frozen=True)
@@ -146,9 +168,16 @@ class Comparison:
         return [*self.finished, *self.unfinished]
 
 
+def scores_path(row: Row) -> Path:
+    """Where the scores of a row's test rows are."""
+    return row.at.folder.scores / f"{QUALITY_SPLIT}.parquet"
+
+
 def best(rows: Sequence[Row], split: str = QUALITY_SPLIT) -> Row | None:
-    """The row with the lowest perplexity on a split, or None where none has one."""
-    measured = [(estimate.value, index) for index, row in enumerate(rows) if (estimate := row.perplexity(split))]
+    """The row with the lowest perplexity (or highest accuracy) on a split, or None where none has one."""
+    measured = [
+        (row.measure.rank(found.value), index) for index, row in enumerate(rows) if (found := row.quality(split))
+    ]
     return rows[min(measured)[1]] if measured else None
 
 

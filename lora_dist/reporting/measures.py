@@ -1,0 +1,66 @@
+"""What rows are compared by: perplexity, or of a classification accuracy. The place where tasks part in the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lora_dist.config.classification import TASK as CLASSIFICATION
+from lora_dist.reporting.words import with_interval
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number by which rows are ranked, and how it is told."""
+
+    name: str
+    """In records, under evaluate.<split>."""
+    unit: str
+    """What follows a difference."""
+    is_lower_better: bool
+    scale: float = 1.0
+    """What is shown is this many times what records hold."""
+    sign: str = ""
+    """What follows a value."""
+    loss_unit: str = "nats per token"
+
+    @property
+    def best(self) -> str:
+        """How the best row is introduced."""
+        return f"{'Lowest' if self.is_lower_better else 'Highest'} test {self.name}"
+
+    @property
+    def axis(self) -> str:
+        """The label of an axis."""
+        unit = f", {self.sign}" if self.sign else ""
+        return f"test {self.name}{unit} ({'lower' if self.is_lower_better else 'higher'} is better)"
+
+    def rank(self, value: float) -> float:
+        """A number that is lower the better `value` is."""
+        return value if self.is_lower_better else -value
+
+    def value_words(self, value: float, low: float | None = None, high: float | None = None) -> tuple[str, str]:
+        """A value and its interval, with as many digits as show the interval's width."""
+        digits = 2 if self.sign else 3
+        text, interval = with_interval(*self._scaled(value, low, high), digits=digits)
+        return f"{text}{self.sign}", interval
+
+    def difference_words(self, value: float, low: float, high: float, *, signed: bool = True) -> tuple[str, str]:
+        """A difference and its interval; without sign their amounts."""
+        if not signed:
+            value, (low, high) = abs(value), sorted((abs(low), abs(high)))
+        return with_interval(*self._scaled(value, low, high), signed=signed)
+
+    def _scaled(self, *values: float | None) -> tuple[float, float | None, float | None]:
+        first, *rest = (None if value is None else value * self.scale for value in values)
+        return first or 0.0, *rest
+
+
+PERPLEXITY = Measure("perplexity", "perplexity", is_lower_better=True)
+ACCURACY = Measure(
+    "accuracy", "points of accuracy", is_lower_better=False, scale=100, sign="%", loss_unit="nats per row"
+)
+
+
+def measure_of(task: str) -> Measure:
+    """What the rows of a task are compared by."""
+    return ACCURACY if task == CLASSIFICATION else PERPLEXITY
