@@ -40,15 +40,16 @@ class Measure:
 
     def value_words(self, value: float, low: float | None = None, high: float | None = None) -> tuple[str, str]:
         """A value and its interval, with as many digits as show the interval's width."""
-        digits = 2 if self.sign else 3
-        text, interval = with_interval(*self._scaled(value, low, high), digits=digits)
+        digits, least = (2, 1) if self.sign else (3, 0)
+        text, interval = with_interval(*self._scaled(value, low, high), digits=digits, least_decimals=least)
         return f"{text}{self.sign}", interval
 
     def difference_words(self, value: float, low: float, high: float, *, signed: bool = True) -> tuple[str, str]:
         """A difference and its interval; without sign their amounts."""
         if not signed:
             value, (low, high) = abs(value), sorted((abs(low), abs(high)))
-        return with_interval(*self._scaled(value, low, high), signed=signed)
+        least = 1 if self.sign else 0
+        return with_interval(*self._scaled(value, low, high), signed=signed, least_decimals=least)
 
     def _scaled(self, *values: float | None) -> tuple[float, float | None, float | None]:
         first, *rest = (None if value is None else value * self.scale for value in values)
