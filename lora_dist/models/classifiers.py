@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from lora_dist.config.sections import ModelSection
 from lora_dist.models.loading import attention_options, context_length
@@ -89,9 +91,10 @@ def load_classifier(
         config.id2label = dict(enumerate(classes.names))
         config.label2id = {name: index for index, name in enumerate(classes.names)}
         config.problem_type = "single_label_classification"
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        with _silence():
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
     model.config.pad_token_id = classes.pad_token_id
     random = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
     missing = sorted({name.rpartition(".")[0] for name in random})
@@ -118,6 +121,17 @@ def _names_in(config: Any) -> list[str]:
 
 def _is_of_pooler(name: str) -> bool:
     return _POOLER in name.split(".")
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """transformers reports at length that a head is missing, which is what is asked for; other lacks are refused."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _modules_with_weights(model: PreTrainedModel) -> list[str]:
