@@ -43,7 +43,7 @@ class Ranks:
         rows = folder / "rows.jsonl"
         rows.write_text("".join(files["train"].read_text().splitlines(keepends=True)[:ROWS]))
         files = {"train": rows, "test": files["test"]}
-        document = experiment_document(model, files, arms=METHODS, **{"train": TRAIN, **sections})
+        document = experiment_document(model, files, **{"arms": METHODS, "train": TRAIN, **sections})
         document |= {"output_dir": str(folder / "runs")}
         experiment = folder / "small.yaml"
         experiment.write_text(yaml.safe_dump(document, sort_keys=False))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console, RenderableType
@@ -102,6 +102,9 @@ def show_result(result: ComparisonResult, look: Look | None = None) -> None:
 def print_record(record: Record) -> None:
     """A measured model in a few lines."""
     for split, scores in record.evaluate.items():
+        if "accuracy" in scores:
+            _print_classes(split, scores)
+            continue
         low, high = scores["ci95"]["perplexity"]
         stdout.print(
             f"perplexity on {split}: {scores['perplexity']:.4f}  95% interval [{low:.4f}, {high:.4f}]  "
@@ -112,6 +115,16 @@ def print_record(record: Record) -> None:
         )
     if record.sparse_kernels is not None:
         print_kernels(record.sparse_kernels)
+
+
+def _print_classes(split: str, scores: Mapping[str, Any]) -> None:
+    """A classifier's numbers on one split."""
+    told = []
+    for name, words in (("accuracy", "accuracy"), ("f1_macro", "macro F1"), ("f1_weighted", "weighted F1")):
+        low, high = scores["ci95"][name]
+        told.append(f"{words} {scores[name]:.4f} [{low:.4f}, {high:.4f}]")
+    rest = f"({scores['examples']:,} rows; train's commonest label: {scores['majority_accuracy']:.4f})"
+    stdout.print(f"on {split}: {', '.join(told)}  {rest}", highlight=False, soft_wrap=True)
 
 
 def print_kernels(kernels: SparseKernels) -> None:

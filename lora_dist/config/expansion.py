@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lora_dist.config.classification import classification_problems
 from lora_dist.config.experiment import SECTIONS, Arm, Experiment, Run
 from lora_dist.config.limits import limit_problems
 from lora_dist.config.problems import nearest, problems_of, valid_keys
@@ -51,6 +52,11 @@ def _expand_arm(experiment: Experiment, name: str, arm: Arm, where: str, problem
                 run = Run.model_validate({"arm": name, "point": point, "seed": seed, **sections})
             except ValidationError as error:
                 problems += problems_of(error, Run, prefix=f"{where}." if where else "")
+                break
+            if found := list(classification_problems(run)):
+                problems += [
+                    replace(problem, key=f"{where}.{problem.key}" if where else problem.key) for problem in found
+                ]
                 break
             runs.append(_with_zeros_kept(_with_learning_rate(run)))
             problems += _placed(limit_problems(run), where, problems)

@@ -36,7 +36,7 @@ _EXAMPLES = {
     "model.path": "model.path: meta-llama/Llama-3.2-1B",
     "data": "data: {task: instruction, path: openai/gsm8k, subset: main}",
     "data.path": "data.path: train.jsonl",
-    "data.task": "data.task: causal_lm or instruction",
+    "data.task": "data.task: causal_lm, instruction or classification",
     "name": "name: my-experiment",
 }
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
 from pydantic_core import PydanticCustomError
 
-Task = Literal["causal_lm", "instruction", "math", "summarization", "qa"]
-Role = Literal["text", "prompt", "completion", "messages", "context"]
+Task = Literal["causal_lm", "instruction", "math", "summarization", "qa", "classification"]
+Role = Literal["text", "prompt", "completion", "messages", "context", "label"]
 Metric = Literal["perplexity", "exact_match", "f1", "rouge", "bleu"]
 JUDGED_BY: dict[str, tuple[Metric, ...]] = {
     "math": ("exact_match",), "summarization": ("rouge",), "qa": ("exact_match", "f1"),
@@ -75,7 +75,8 @@ class DataSection(Section):
 
     task: Task
     """causal_lm: running text in blocks. instruction: prompt -> completion, or conversations. math: question -> steps
-    and a last number. summarization: text -> summary. qa: question, with or without a context -> short answer."""
+    and a last number. summarization: text -> summary. qa: question, with or without a context -> short answer.
+    classification: text -> one of the labels that train has, by a head on an encoder or a decoder."""
     path: Text | dict[Literal["train", "validation", "test"], Text | Annotated[list[Text], Field(min_length=1)]]
     """A hub id, a local file or folder, a mapping of split to file(s), or builtin:NAME
     (word-problems, general-text, sentiment, dialogues, instructions, symbolic-math, questions)."""
@@ -124,8 +125,8 @@ class MethodSection(Section):
     dropout: Fraction = 0.0
     """lora, qlora: dropout on the adapter's input."""
     targets: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = "all-linear"
-    """lora, qlora, ia3: names of the linears that get an adapter, or all-linear (or null): all but the head, and for
-    ia3 the places of its paper, which are the key, value and down projections."""
+    """lora, qlora, ia3: names of the linears that get an adapter, or all-linear (or null): all but the head (which of a
+    classifier is always trained whole), and for ia3 the places of its paper: key, value and down projections."""
     dora: bool = False
     """lora, qlora: train magnitude and direction apart (DoRA, arXiv 2402.09353)."""
     rslora: bool = False
@@ -139,11 +140,11 @@ class MethodSection(Section):
     double_quantization: bool = True
     """qlora: quantise the quantisation constants too (NF4, arXiv 2305.14314)."""
     top_blocks: WholeOrZero = 2
-    """partial: how many of the last decoder blocks are trained."""
+    """partial: how many of the last blocks are trained."""
     train_norm: bool = True
-    """partial: train the final norm."""
+    """partial: train the final norm, where there is one beside those of the blocks."""
     train_head: bool = True
-    """partial: train the output head (and with it tied embeddings)."""
+    """partial: train the output head (and with it tied embeddings; of an encoder with its pooler)."""
     virtual_tokens: Whole = 20
     """prefix: how many positions come before every row; they take that much of the model's context."""
     prefix_projection: bool = False
@@ -219,7 +220,8 @@ class TrainSection(Section):
     report_to: list[Text] = []
     """Trackers that transformers knows, such as tensorboard, wandb or trackio."""
     extra: dict[str, Any] = {}
-    """Any other field of TRL's SFTConfig / TrainingArguments, handed through; unknown ones are refused."""
+    """Any other field of TRL's SFTConfig (classification: of TrainingArguments), handed through; unknown ones are
+    refused."""
 
 
 class EvaluateSection(Section):
@@ -240,7 +242,8 @@ class EvaluateSection(Section):
     batch_size: Whole = 8
     """Rows per forward pass. The numbers do not depend on it."""
     samples: WholeOrZero = 5
-    """How many test prompts are continued by every arm, side by side in the report."""
+    """How many test prompts are continued by every arm, side by side in the report; of a classification, how many test
+    rows that the best arm gets wrong."""
     max_new_tokens: Whole | None = None
     """Longest generated continuation, in tokens (greedy decoding); null is 128, or, where answers are judged, a quarter
     more than the longest reference."""

@@ -29,6 +29,8 @@ class Example:
     """The characters [start, end) that the loss is on, in order."""
     finished: bool
     """Whether the special tokens are in the text; if not, BOS and EOS are put around it."""
+    label: str = ""
+    """classification: the row's label."""
 
 
 class Format(Protocol):

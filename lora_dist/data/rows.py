@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from lora_dist.errors import DataError, Problem, raise_together
@@ -17,6 +18,8 @@ class Rows:
     columns: Mapping[str, Any]
     """Lists, or pyarrow arrays, which stay on the disk until they are asked for. All have `len(self)` values."""
     count: int
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of columns that hold class numbers (`datasets.ClassLabel`): what each number is called, in its order."""
 
     def __len__(self) -> int:
         return self.count
@@ -35,7 +38,18 @@ def rows_of_objects(name: str, objects: Sequence[Mapping[str, Any]]) -> Rows:
 
 def rows_of_table(name: str, table: Any) -> Rows:
     """Rows of a pyarrow table (its values are not copied)."""
-    return Rows(name, {key: table.column(key) for key in table.column_names}, table.num_rows)
+    columns = {key: table.column(key) for key in table.column_names}
+    return Rows(name, columns, table.num_rows, _class_names(table.schema.metadata))
+
+
+def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:
+    """The names of class numbers that `datasets` keeps in a table's schema, by column; anybody may have written it."""
+    try:
+        features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        classes = {key: told["names"] for key, told in features.items() if told.get("_type") == "ClassLabel"}
+        return {key: tuple(map(str, names)) for key, names in classes.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def joined(name: str, parts: Sequence[tuple[str, Rows]]) -> Rows:
@@ -54,9 +68,21 @@ def joined(name: str, parts: Sequence[tuple[str, Rows]]) -> Rows:
                 fix="give files of one kind, or name each split's files: {train: ..., test: ...}",
             )
     if len(parts) == 1:
-        return Rows(name, first.columns, first.count)
+        return Rows(name, first.columns, first.count, first.class_names)
+    for file, part in parts[1:]:
+        if part.class_names != first.class_names:
+            raise DataError(
+                key="data.path",
+                problem=f"the files of split '{name}' call their class numbers by different names: {first_file} has "
+                f"{_told(first.class_names)}; {file} has {_told(part.class_names)}",
+                fix="write them with one datasets.ClassLabel",
+            )
     columns = {key: [value for _, part in parts for value in part.column(key)] for key in first.columns}
-    return Rows(name, columns, sum(part.count for _, part in parts))
+    return Rows(name, columns, sum(part.count for _, part in parts), first.class_names)
+
+
+def _told(class_names: Mapping[str, tuple[str, ...]]) -> str:
+    return "; ".join(f"{column}: {', '.join(names)}" for column, names in class_names.items())[:200] or "none"
 
 
 def refuse(problems: Iterable[Problem]) -> None:

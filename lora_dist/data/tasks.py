@@ -58,6 +58,13 @@ TASK_FORMS: dict[str, TaskForm] = {
         template_with_context="{context}\nQuestion: {prompt}\nAnswer: {completion}",
         request_with_context="{context}\n\n{prompt}",
     ),
+    "classification": TaskForm(
+        {
+            "text": ("text", "sentence", "tweet", "review", "content", "document"),
+            "label": ("label", "labels", "sentiment", "class", "category", "target"),
+        },
+        template="{text}",
+    ),
 }
 
 
@@ -69,7 +76,7 @@ def columns_by_role(section: DataSection, columns: Iterable[str]) -> dict[str, s
     """
     there, usual = set(columns), TASK_FORMS[section.task].usual
     found: dict[str, str] = dict(section.columns)
-    for role in ("text", "prompt", "completion", "messages", "context"):
+    for role in ("text", "prompt", "completion", "messages", "label", "context"):
         if role in found:
             continue
         taken = set(found.values())

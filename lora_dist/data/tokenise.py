@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa
-
 from lora_dist.config.sections import SPLITS, DataSection
+from lora_dist.data.classes import ClassMaker
 from lora_dist.data.columns import Selection
 from lora_dist.data.formats import Format, format_of
 from lora_dist.data.identity import key_of, tokenizer_hash
+from lora_dist.data.labelled import LabelledTexts, labelled_texts
 from lora_dist.data.lengths import Lengths, resolve_lengths
 from lora_dist.data.masks import Encoder, Row, blocks
 from lora_dist.data.rows import and_more, refuse_one
 from lora_dist.data.sources import find_splits, source_fingerprint
 from lora_dist.data.splits import complete_splits
+from lora_dist.data.tables import MadeSplit, table_of
 from lora_dist.data.text_bytes import TextBytes
-from lora_dist.data.tokens import SCHEMA, SplitFacts, TokenFacts, TokenisedData, hash_of_tokens
+from lora_dist.data.tokens import SplitFacts, TokenFacts, TokenisedData, hash_of_tokens
 from lora_dist.errors import Problem
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ Progress = Callable[[str, int, int, str], None]
 """Called with ("tokenise", rows done, rows in all, split)."""
 
 _BATCH = 1000  # examples per call of the tokenizer
-_CHUNK = 2**16  # rows per chunk of a column
 
 
 def source_key(section: DataSection, tokenizer: PreTrainedTokenizerBase, context: int | None) -> str:
@@ -69,35 +67,36 @@ def tokenise(
     sources = find_splits(section)
     fingerprint = {part: source.fingerprint() for part, source in sources.items()}
     rows = {part: source.read() for part, source in sources.items()}
-    form = format_of(section, tokenizer, rows["train"])
+    is_labelled = section.task == "classification"
+    form = labelled_texts(section, rows["train"]) if is_labelled else format_of(section, tokenizer, rows["train"])
     selections = complete_splits({part: form.select(read) for part, read in rows.items()}, section)
-    maker = _Maker(section.task, form, tokenizer, lengths)
+    maker: ClassMaker | _Maker
+    if isinstance(form, LabelledTexts):
+        maker = ClassMaker(form, tokenizer, lengths, form.labels(selections))
+    else:
+        maker = _Maker(section.task, form, tokenizer, lengths)
     encoded = {part: maker.encode(part, selections[part], progress) for part in SPLITS}
     maker.refuse_lost(selections, encoded)
     made = {part: maker.finish(selections[part], encoded[part]) for part in SPLITS}
     tables = {part: split.table for part, split in made.items()}
     identity = tokenizer_hash(tokenizer)
     facts = TokenFacts(
-        token_hash=hash_of_tokens(tables),
+        token_hash=hash_of_tokens(tables, maker.labels),
         tokenizer_hash=identity,
         task=section.task,
         bos=all(split.bos for split in made.values()),
         splits={part: split.facts for part, split in made.items()},
         source_key=key_of(section, identity, lengths, fingerprint),
         max_length=lengths.max_length,
+        labels=maker.labels,
     )
     return TokenisedData(facts, tables)
 
 
-@dataclass(frozen=True)
-class _Split:
-    table: pa.Table
-    facts: SplitFacts
-    bos: bool
-
-
 class _Maker:
     """Makes the tokens of one split after the other."""
+
+    labels = None
 
     def __init__(self, task: str, form: Format, tokenizer: PreTrainedTokenizerBase, lengths: Lengths) -> None:
         self._task = task
@@ -153,7 +152,7 @@ class _Maker:
             else f"remove or shorten the row (the model's context is {context})",
         )
 
-    def finish(self, selection: Selection, encoded: Sequence[Row]) -> _Split:
+    def finish(self, selection: Selection, encoded: Sequence[Row]) -> MadeSplit:
         """The examples as rows: cut at max_length, or laid end to end in blocks.
 
         Raises:
@@ -167,7 +166,7 @@ class _Maker:
                 refuse_one(Problem("data.path", what, "give it more text"))
         else:
             rows = [row.cut(self._lengths.max_length) for row in encoded]
-        return _Split(_table(rows), self._facts(rows, encoded), bos)
+        return MadeSplit(table_of(rows), self._facts(rows, encoded), bos)
 
     def _facts(self, rows: Sequence[Row], encoded: Sequence[Row]) -> SplitFacts:
         scored = [row.scored_ids for row in rows]
@@ -180,16 +179,3 @@ class _Maker:
             truncated=0 if self._task == "causal_lm" else longer,
             longest=max(len(row.ids) for row in rows),
         )
-
-
-def _table(rows: Sequence[Row]) -> pa.Table:
-    """Columns input_ids and labels; in chunks, as the offsets of one list array end at 2^31 tokens."""
-    chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
-    columns = [pa.chunked_array([_lists([row.ids for row in chunk]) for chunk in chunks], SCHEMA[0].type)]
-    columns += [pa.chunked_array([_lists([row.labels for row in chunk]) for chunk in chunks], SCHEMA[1].type)]
-    return pa.table(columns, schema=SCHEMA)
-
-
-def _lists(arrays: Sequence[np.ndarray]) -> pa.ListArray:
-    offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(arrays)))

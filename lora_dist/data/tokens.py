@@ -8,8 +8,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -38,13 +39,15 @@ class SplitFacts:
     rows: int
     tokens: int
     scored_tokens: int
-    """Tokens that the loss is on. The first of a row never is: nothing predicts it."""
+    """Tokens that the loss is on. The first of a row never is: nothing predicts it. classification: one per row."""
     scored_bytes: int
     """UTF-8 bytes of the text of the scored tokens, special tokens aside."""
     truncated: int
     """Rows cut at max_length."""
     longest: int
     """Tokens of the longest row."""
+    label_counts: tuple[int, ...] | None = None
+    """classification: rows of each label, in the order of `TokenFacts.labels`."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,15 @@ class TokenFacts:
     """What the tokens were made of (see `tokenise.source_key`)."""
     max_length: int
     """No row is longer, in tokens."""
+    labels: tuple[str, ...] | None = None
+    """classification: what the classes 0, 1, ... are called, as train has them."""
 
 
 class TokenRows:
-    """The rows of one split: index -> (input_ids, labels), two int32 arrays of one length."""
+    """The rows of one split: index -> (input_ids, labels), two int32 arrays of one length.
+
+    Of a classification `labels` is one number, the row's class.
+    """
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table
@@ -169,9 +177,13 @@ def find_token_set(tokens_folder: Path, source_key: str) -> TokenSet | None:
     return None
 
 
-def hash_of_tokens(tables: Mapping[str, pa.Table]) -> str:
-    """First 16 hex of the sha256 over every split's name, row lengths, ids and labels, as little-endian integers."""
-    digest = hashlib.sha256()
+def hash_of_tokens(tables: Mapping[str, pa.Table], labels: Sequence[str] | None = None) -> str:
+    """First 16 hex of the sha256 over every split's name, row lengths, ids and labels, as little-endian integers.
+
+    Args:
+        labels: what the classes are called; they count too.
+    """
+    digest = hashlib.sha256(json.dumps(list(labels)).encode() if labels else b"")
     for split in SPLITS:
         rows = TokenRows(tables[split])
         digest.update(f"{split}:{len(rows)}:".encode())
@@ -198,10 +210,14 @@ def _read_facts(folder: Path) -> TokenFacts | None:
     manifest = read_manifest(folder) or {}
     try:
         document = dict(manifest["facts"])
-        splits = {name: SplitFacts(**facts) for name, facts in document.pop("splits").items()}
-        return TokenFacts(**document, splits=splits, source_key=manifest["source_keys"][0])
+        splits = {name: SplitFacts(**_with_tuples(facts)) for name, facts in document.pop("splits").items()}
+        return TokenFacts(**_with_tuples(document), splits=splits, source_key=manifest["source_keys"][0])
     except (KeyError, TypeError, IndexError, AttributeError):  # made by another version
         return None
+
+
+def _with_tuples(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}
 
 
 def _alone(lock: Path) -> ExitStack:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from lora_dist.models.adapter_folder import config_in, names_kept_zeros
 from lora_dist.models.ia3 import ia3_config, ia3_problems
 from lora_dist.models.prefix import prefix_config, prefix_problems
 from lora_dist.models.sparse_lora import keep_zeros
-from lora_dist.models.structure import linear_names
+from lora_dist.models.structure import head_names, is_classifier, is_in, linear_names
 from lora_dist.store.atomic import write_json
 
 _TARGETING = (*LORA_KINDS, "ia3")
@@ -40,13 +40,13 @@ def target_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[P
         return
     names = linear_names(model)
     leaves = list(dict.fromkeys(name.rpartition(".")[2] for name in names))
-    head = model.get_output_embeddings()
-    head_name = next((name for name, module in model.named_modules() if module is head), "")
+    heads = [name for name, _ in model.named_modules() if any(is_in(name, head) for head in head_names(model))]
+    why = "is trained whole" if is_classifier(model) else "takes no adapter (TRL computes the loss from its weight)"
     for target in method.targets:
         if any(name == target or name.endswith(f".{target}") for name in names):
             continue
-        if head_name and (target == head_name or head_name.endswith(f".{target}")):
-            problem = f"'{target}' is the output head, which takes no adapter (TRL computes the loss from its weight)"
+        if any(name == target or name.endswith(f".{target}") for name in heads):
+            problem = f"'{target}' is the output head, which {why}"
         else:
             problem = f"no linear of this model is called '{target}'"
         yield Problem("method.targets", problem, f"use some of {', '.join(leaves)}, or all-linear")
@@ -65,10 +65,15 @@ def adapter_config(model: PreTrainedModel, method: MethodSection) -> PeftConfig 
     return ia3_config(model, method) if method.kind == "ia3" else None
 
 
-def lora_config(method: MethodSection) -> LoraConfig:
-    """peft's config for a `lora` or `qlora` method."""
+def lora_config(method: MethodSection, heads: Sequence[str] = ()) -> LoraConfig:
+    """peft's config for a `lora` or `qlora` method.
+
+    Args:
+        heads: of a classifier, the modules that are trained whole and saved with the adapter.
+    """
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if heads else "CAUSAL_LM",
+        modules_to_save=list(heads) or None,
         r=method.rank,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,

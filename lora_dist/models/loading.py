@@ -53,7 +53,7 @@ def untrained_model(
     source = source_of(section, report)
     with hub_errors(section):
         config = AutoConfig.from_pretrained(source, **hub_options(section))
-    options |= {"trust_remote_code": section.trust_remote_code, **_attention(section)}
+    options |= {"trust_remote_code": section.trust_remote_code, **attention_options(section)}
     with hub_errors(section), where:
         return AutoModelForCausalLM.from_config(config, **options)
 
@@ -80,7 +80,7 @@ def load_model(
     Raises:
         ModelError: the weights are missing, not safetensors, or not those of a causal language model.
     """
-    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **_attention(section)}
+    options: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, **attention_options(section)}
     options["trust_remote_code"] = section.trust_remote_code
     if quantization is not None:
         options["quantization_config"] = quantization
@@ -103,7 +103,8 @@ def load_model(
     return model
 
 
-def _attention(section: ModelSection) -> dict[str, Any]:
+def attention_options(section: ModelSection) -> dict[str, Any]:
+    """The keyword argument by which transformers is asked for `model.attention`."""
     return {} if section.attention == "auto" else {"attn_implementation": section.attention}
 
 

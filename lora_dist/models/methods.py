@@ -15,7 +15,7 @@ from lora_dist.config.sections import LORA_KINDS, MethodSection
 from lora_dist.errors import ModelError, Problem
 from lora_dist.models.adapters import adapter_problems
 from lora_dist.models.device import dtype_of
-from lora_dist.models.structure import causal_lm, decoder_blocks, final_norm
+from lora_dist.models.structure import causal_lm, decoder_blocks, final_norm, head_names, is_classifier
 from lora_dist.store.record import ModelPart, Quantization
 
 
@@ -42,7 +42,9 @@ def method_problems(model: PreTrainedModel, method: MethodSection) -> list[Probl
             problems.append(
                 Problem("method.top_blocks", "partial would train nothing", "train some blocks, the norm or the head")
             )
-        if method.train_norm and final_norm(model) is None:
+        if (
+            method.train_norm and final_norm(model) is None and not is_classifier(model)
+        ):  # an encoder's is in its blocks
             problems.append(
                 Problem("method.train_norm", "no final norm was found in this model", "set method.train_norm=false")
             )
@@ -68,7 +70,10 @@ def choose_trainable(model: PreTrainedModel, method: MethodSection) -> None:
         _, blocks = decoder_blocks(model)
         chosen: list[nn.Module | None] = list(blocks[len(blocks) - method.top_blocks :])
         chosen.append(final_norm(model) if method.train_norm else None)
-        chosen.append(model.get_output_embeddings() if method.train_head else None)
+        if method.train_head:
+            chosen += [model.get_submodule(name) for name in head_names(model)]
+            # Between an encoder's last block and its head: that of a language model is never pooled.
+            chosen.append(getattr(model.base_model, "pooler", None))
         for module in chosen:
             if module is not None:
                 module.requires_grad_(True)

@@ -46,6 +46,8 @@ class Provenance(_Part):
     arm: str
     label: str
     seed: int
+    classes: list[str] | None = None
+    """Of a classifier's adapter: what its outputs 0, 1, ... are called."""
 
     @property
     def preserves_sparsity(self) -> bool:
@@ -75,11 +77,14 @@ def read_provenance(folder: Path) -> Provenance | None:
         ) from None
 
 
-def provenance_of(run: Run, pruned: Path | None, run_id: str | None = None) -> Provenance:
+def provenance_of(
+    run: Run, pruned: Path | None, run_id: str | None = None, classes: list[str] | None = None
+) -> Provenance:
     """The provenance of an adapter that `run` trained, on the model in the folder `pruned` if it pruned one.
 
     Args:
         run_id: what the run's folder is called. A worker's `run` has absolute paths, which give another id.
+        classes: of a classifier.
 
     Raises:
         ModelError: the base's weights are not there any more.
@@ -99,4 +104,5 @@ def provenance_of(run: Run, pruned: Path | None, run_id: str | None = None) -> P
         arm=run.arm,
         label=run.label,
         seed=run.seed,
+        classes=classes,
     )

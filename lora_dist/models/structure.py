@@ -1,4 +1,4 @@
-"""What a decoder is made of: its blocks, its linears, its final norm and its head. Nothing here needs weights."""
+"""What a model is made of: its blocks, its linears, its final norm and its head. Nothing here needs weights."""
 
 from __future__ import annotations
 
@@ -37,12 +37,34 @@ def causal_lm(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def linear_names(model: PreTrainedModel) -> list[str]:
-    """Dotted names of the linears that an adapter can go on: all but the output head."""
+def is_classifier(model: nn.Module) -> bool:
+    """Whether the model ends in classes, and not in tokens."""
+    return type(causal_lm(model)).__name__.endswith("ForSequenceClassification")
+
+
+def head_names(model: PreTrainedModel) -> list[str]:
+    """The dotted names of the modules that make the output: that of a language model, or of a classifier all modules
+    outside the pretrained model that have weights (score; classifier; pre_classifier and classifier)."""
+    if is_classifier(model):
+        outside = [(name, child) for name, child in model.named_children() if name != model.base_model_prefix]
+        return [name for name, child in outside if next(child.parameters(), None) is not None]
     head = model.get_output_embeddings()
+    return [name for name, module in model.named_modules() if module is head][:1]
+
+
+def linear_names(model: PreTrainedModel) -> list[str]:
+    """Dotted names of the linears that an adapter can go on: all but those of the head."""
+    heads = head_names(model)
     return [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and not any(is_in(name, head) for head in heads)
     ]
+
+
+def is_in(name: str, outer: str) -> bool:
+    """Whether the module `name` is `outer`, or a part of it."""
+    return name == outer or name.startswith(f"{outer}.")
 
 
 def final_norm(model: PreTrainedModel) -> nn.Module | None:

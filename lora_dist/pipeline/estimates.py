@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lora_dist.config.classification import is_classification
 from lora_dist.config.experiment import Run
 from lora_dist.data.lengths import resolve_lengths
 from lora_dist.models.config_file import read_config
@@ -11,11 +12,14 @@ from lora_dist.planning.shape import ModelShape, shape_of
 
 
 def shape_of_run(run: Run, *, download: bool = False) -> ModelShape | None:
-    """The shape of a run's model; None where it is not known without asking the hub, or not counted here.
+    """The shape of a run's model; None where it is not known without asking the hub, or not counted here, as a
+    classifier is not: it has no logits over a vocabulary, and QLoRA cannot take over.
 
     Raises:
         ModelError: there is no such model.
     """
+    if is_classification(run):
+        return None
     config = read_config(run.model, download=download)
     return shape_of(config) if config is not None else None
 

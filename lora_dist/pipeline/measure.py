@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lora_dist.config.classification import is_classification
 from lora_dist.config.experiment import Run
 from lora_dist.config.sections import ADAPTER_KINDS
 from lora_dist.data.text_bytes import TextBytes
@@ -32,6 +33,7 @@ from lora_dist.models.methods import describe_model, quantization_config
 from lora_dist.models.sparse_lora import recall_zeros
 from lora_dist.pipeline.fallback import method_part
 from lora_dist.pipeline.generated import generate_for_run, with_judged
+from lora_dist.pipeline.measure_classes import measure_classes
 from lora_dist.pipeline.merged_forms import SPLIT, Forms, wants_forms
 from lora_dist.pipeline.prune_figures import prune_part
 from lora_dist.store.atomic import make_folder, write_json
@@ -86,7 +88,10 @@ def measure_run(
     """
     started = time.perf_counter()
     forms = Forms(run, folder, tokens.rows(SPLIT), team, progress) if wants_forms(run) else None
-    live = _measure_live(run, folder, tokens, tokenizer, team, progress, adapter, forms, sparse_kernels)
+    if is_classification(run):
+        live = _measure_classifier(run, folder, tokens, tokenizer, team, progress, adapter)
+    else:
+        live = _measure_live(run, folder, tokens, tokenizer, team, progress, adapter, forms, sparse_kernels)
     if forms is not None:
         release_memory()
         forms.measure_merged(tokenizer)
@@ -109,6 +114,23 @@ def measure_run(
     )
     team.first_does(lambda: _write(folder, record))
     return record
+
+
+def _measure_classifier(
+    run: Run,
+    folder: RunFolder,
+    tokens: TokenSet,
+    tokenizer: PreTrainedTokenizerBase,
+    team: Team,
+    progress: Progress,
+    adapter: Path | None,
+) -> dict[str, Any]:
+    """The parts of the record that a classifier tells."""
+    classifier, evaluate = measure_classes(run, folder, tokens, tokenizer, team, progress, adapter)
+    model_part, train_part = _trained_parts(run, folder, classifier.model)
+    if not run.trains:
+        model_part = model_part.model_copy(update={"drawn_modules": list(classifier.drawn)})
+    return {"model": model_part, "train": train_part, "evaluate": evaluate}
 
 
 def _measure_live(
@@ -172,6 +194,9 @@ def data_part(run: Run, tokens: TokenSet) -> DataPart:
         validation_examples=facts.splits["validation"].rows,
         eval_examples=facts.splits["test"].rows,
         truncated_examples=sum(split.truncated for split in facts.splits.values()),
+        labels=list(facts.labels) if facts.labels else None,
+        label_counts={part: list(split.label_counts) for part, split in facts.splits.items() if split.label_counts}
+        or None,
     )
 
 

@@ -14,7 +14,7 @@ from lora_dist.data.tokenise import source_key, tokenise
 from lora_dist.data.tokens import TokenisedData, TokenSet, find_token_set
 from lora_dist.errors import ConfigError, Problem, UserError, raise_together
 from lora_dist.models.device import device_of
-from lora_dist.models.loading import context_length, empty_model, load_tokenizer, quiet_transformers
+from lora_dist.models.loading import context_length, load_tokenizer, quiet_transformers
 from lora_dist.models.methods import method_problems
 from lora_dist.models.prefix import room_behind_prefix
 from lora_dist.models.structure import decoder_blocks
@@ -22,6 +22,7 @@ from lora_dist.models.weights import check_weights
 from lora_dist.pipeline.fallback import room_problems
 from lora_dist.pipeline.generated import judging_problems
 from lora_dist.pipeline.prune_checks import check_calibration, pruning_problems
+from lora_dist.pipeline.task_models import models_for
 from lora_dist.pipeline.telling import Progress, as_stage, placed
 from lora_dist.planning.batches import plan_batches
 from lora_dist.planning.strategies import strategy_problems
@@ -38,7 +39,7 @@ class Preflight:
 
     def __init__(self, tokens_folder: Path, progress: Progress) -> None:
         self.tokens_folder, self.progress = tokens_folder, progress
-        self._models: dict[str, tuple[PreTrainedTokenizerBase, PreTrainedModel]] = {}
+        self._models: dict[tuple[str, str], tuple[PreTrainedTokenizerBase, PreTrainedModel]] = {}
         self._data: dict[tuple[str, str], TokenisedData | TokenSet] = {}
         self._failed: dict[str, tuple[Problem, ...]] = {}
 
@@ -82,16 +83,16 @@ class Preflight:
 
     def tokenizer_of(self, run: Run) -> PreTrainedTokenizerBase:
         """The tokenizer that was opened for a run that has been checked."""
-        return self._models[run.model.model_dump_json()][0]
+        return self._open(run)[0]
 
     def _problems(self, run: Run, world: World) -> Iterator[Problem]:
         if run.trains:
             yield from self._once(f"batch {run.train!r} {world!r}", lambda: plan_batches(run.train, world.size))
-        yield from strategy_problems(run.method.kind, world.strategy)
+        yield from strategy_problems(run.method.kind, world.strategy, run.data.task)
         yield from extra_problems(run)
         yield from precision_problems(run, device_of(world))
         yield from self._once(f"room {run!r}", lambda: raise_together(room_problems(run, world)))
-        opened = yield from self._once(f"model {run.model!r}", lambda: self._open(run))
+        opened = yield from self._once(f"{models_for(run.data.task).name} {run.model!r}", lambda: self._open(run))
         if opened is None:
             return
         _, model = opened
@@ -120,11 +121,12 @@ class Preflight:
         return None
 
     def _open(self, run: Run) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-        key = run.model.model_dump_json()
+        models = models_for(run.data.task)
+        key = (models.name, run.model.model_dump_json())
         if key not in self._models:
             self.progress("prepare", 0, 0, f"opening {run.model.path}")
             report = as_stage(self.progress, "built-in model")
-            opened = (load_tokenizer(run.model, report), empty_model(run.model, report))
+            opened = (load_tokenizer(run.model, report), models.empty(run.model, report))
             check_weights(run.model)
             self._models[key] = opened
         return self._models[key]
@@ -133,7 +135,7 @@ class Preflight:
         tokenizer, model = self._open(run)
         key = (run.model.model_dump_json(), section.model_dump_json())
         if key not in self._data:
-            context = context_length(model)
+            context = models_for(run.data.task).context(model)
             self._data[key] = find_or_tokenise(section, tokenizer, context, self.tokens_folder, self.progress)
         return self._data[key]
 

@@ -18,7 +18,7 @@ from lora_dist.config.loading import read_yaml
 from lora_dist.data.tokens import TokenSet
 from lora_dist.errors import StorageError
 from lora_dist.models.device import memory_of, release_memory
-from lora_dist.models.loading import context_length, empty_model, load_tokenizer, quiet_transformers
+from lora_dist.models.loading import load_tokenizer, quiet_transformers
 from lora_dist.pipeline.alone import measure_alone
 from lora_dist.pipeline.attempt import Attempt
 from lora_dist.pipeline.fallback import as_decided, decide_method
@@ -27,6 +27,7 @@ from lora_dist.pipeline.node_checks import check_disk
 from lora_dist.pipeline.preflight import tokens_on_disk
 from lora_dist.pipeline.prune_figures import linears_pruned, prune_part
 from lora_dist.pipeline.pruned import prune_stage
+from lora_dist.pipeline.task_models import models_for
 from lora_dist.store.attempts import FINISHED
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.lock import exclusive
@@ -180,5 +181,6 @@ def tokens_of(run: Run, folder: RunFolder, tokenizer: object, progress: Progress
     Raises:
         UserError: the source or the model has changed since the run was checked.
     """
-    context = context_length(empty_model(run.model))
+    models = models_for(run.data.task)
+    context = models.context(models.empty(run.model, None))
     return tokens_on_disk(run.data, tokenizer, context, folder.experiment.tokens, progress)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lora_dist.config.sections import MethodKind, Strategy
+from lora_dist.config.classification import TASK as CLASSIFICATION
+from lora_dist.config.sections import MethodKind, Strategy, Task
 from lora_dist.errors import Problem
 
 
-def strategy_problems(kind: MethodKind, strategy: Strategy) -> Iterator[Problem]:
-    """Why `kind` cannot be trained under `strategy`, with what can."""
+def strategy_problems(kind: MethodKind, strategy: Strategy, task: Task = "instruction") -> Iterator[Problem]:
+    """Why `kind` cannot be trained for `task` under `strategy`, with what can."""
     if strategy == "fsdp":
         yield Problem(
             "launch.config",
             "FSDP is not supported: its sharded checkpoints are not sealed and resumed here",
             "use ddp, zero2 or zero3 (for qlora: ddp or zero2)",
+        )
+    elif task == CLASSIFICATION and strategy.startswith("zero"):
+        yield Problem(
+            "launch.config",
+            f"ZeRO is not there for {CLASSIFICATION}",
+            "use ddp, or one process per run",
         )
     elif kind == "qlora" and strategy == "zero3":
         yield Problem(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lora_dist.reporting.cells import Cell, SideTable, groups_of, references, versus_cell
-from lora_dist.reporting.metric_names import MetricName, judged_metrics
-from lora_dist.reporting.rows import QUALITY_SPLIT, Comparison, Group, Row, Versus
-from lora_dist.reporting.words import NOTHING, duration, listed, percent, speed, with_interval
+from lora_dist.reporting.measures import Measure, judged_by
+from lora_dist.reporting.rows import QUALITY_SPLIT, Comparison, Group, Row
+from lora_dist.reporting.words import NOTHING, duration, listed, percent, speed
 
 TITLE = "Answers to the test prompts"
 _MANY_UNFINISHED = 0.05
@@ -22,13 +22,13 @@ def _table(comparison: Comparison, heading: str, group: Group) -> SideTable | No
     rows = [row for row in group.rows if judged_of(row)]
     if not rows:
         return None
-    metrics = judged_metrics([test for row in rows if (test := _test(row))])
+    metrics = judged_by([test for row in rows if (test := _test(row))])
     main = metrics[0]
     columns = [("arm", 9, lambda row: Cell((row.name,)))]
     for metric in metrics:
         columns.append((metric.title, 9 if metric is main else 4, lambda row, metric=metric: _value(row, metric)))
     for title, name in (("vs base", "base"), ("vs full", "full")):
-        if any(main.key in row.judged_versus(name) for row in rows):
+        if any(main.name in row.judged_versus(name) for row in rows):
             known = references(comparison, name)
             columns.append((title, 8, lambda row, name=name, known=known: _versus(row, name, main, known)))
     columns += [("cut off", 3, _cut_off), ("speed", 2, _speed)]
@@ -47,26 +47,16 @@ def _test(row: Row) -> dict[str, object]:
     return row.record.evaluate.get(QUALITY_SPLIT, {}) if row.record else {}
 
 
-def _value(row: Row, metric: MetricName) -> Cell:
-    estimate = row.estimate(metric.key)
+def _value(row: Row, metric: Measure) -> Cell:
+    estimate = row.estimate(QUALITY_SPLIT, metric.name)
     if estimate is None:
         return Cell((NOTHING,))
-    ends = [None if end is None else end * metric.shown for end in (estimate.low, estimate.high)]
-    value, interval = with_interval(estimate.value * metric.shown, *ends)
+    value, interval = metric.value_words(estimate.value, estimate.low, estimate.high)
     return Cell((value, interval) if interval else (value,))
 
 
-def _versus(row: Row, name: str, metric: MetricName, known: set[str]) -> Cell:
-    versus = row.judged_versus(name).get(metric.key)
-    return versus_cell(versus and shown(versus, metric), is_reference=row.name in known)
-
-
-def shown(versus: Versus, metric: MetricName) -> Versus:
-    """The difference in the numbers that are shown."""
-    return Versus(
-        versus.reference, *(part * metric.shown for part in (versus.value, versus.low, versus.high)),
-        versus.excludes_zero, versus.lower_is_better,
-    )  # fmt: skip
+def _versus(row: Row, name: str, metric: Measure, known: set[str]) -> Cell:
+    return versus_cell(row.judged_versus(name).get(metric.name), is_reference=row.name in known)
 
 
 def _cut_off(row: Row) -> Cell:
@@ -114,14 +104,13 @@ def _unfinished_share(row: Row) -> float:
 def answer_sentences(group: Group) -> list[str]:
     """The answer in words, by the first metric: which run answers best, and what it gained."""
     rows = [row for row in group.rows if judged_of(row)]
-    metrics = judged_metrics([_test(row) for row in rows])
+    metrics = judged_by([_test(row) for row in rows])
     if not metrics:
         return []
     main = metrics[0]
-    measured = [(estimate.value, -index, row) for index, row in enumerate(rows) if (estimate := row.estimate(main.key))]
-    _, _, top = max(measured, key=lambda found: found[:2])
+    top = max(rows, key=lambda row: found.value if (found := row.estimate(QUALITY_SPLIT, main.name)) else -1.0)
     cell = " ".join(_value(top, main).lines)
-    sentence = f"Best {main.title.removesuffix(', %')} on the test prompts: {top.name} with {cell}"
+    sentence = f"Best {main.title} on the test prompts: {top.name} with {cell}"
     told = [
         words for name, reference in (("base", "the base model"), ("full", "full fine-tuning"))
         if (words := _difference(top, name, reference, main))
@@ -129,11 +118,10 @@ def answer_sentences(group: Group) -> list[str]:
     return [f"{sentence}{'; ' if told else ''}{listed(told)}."]
 
 
-def _difference(row: Row, name: str, reference: str, metric: MetricName) -> str:
-    versus = row.judged_versus(name).get(metric.key)
+def _difference(row: Row, name: str, reference: str, metric: Measure) -> str:
+    versus = row.judged_versus(name).get(metric.name)
     if versus is None:
         return ""
-    versus = shown(versus, metric)
-    value, interval = with_interval(versus.value, versus.low, versus.high, signed=True)
+    value, interval = metric.difference_words(versus.value, versus.low, versus.high)
     verdict = f"{versus.verdict} than" if versus.excludes_zero else "no difference shown to"
     return f"{verdict} {reference} ({value} {interval})"

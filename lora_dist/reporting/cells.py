@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from lora_dist.reporting.measures import ACCURACY
 from lora_dist.reporting.pruned import pruned_lines
 from lora_dist.reporting.rows import Comparison, Group, Row, Versus
 from lora_dist.reporting.words import NOTHING, count, duration, percent, setting, size, speed, with_interval
@@ -63,9 +64,13 @@ def columns_for(comparison: Comparison) -> list[Column]:
         Column("arm", _arm, numeric=False),
         Column("pruned", _pruned, numeric=False),
         Column("test ppl", lambda row: _perplexity(row, "test")),
+        Column("accuracy", lambda row: _metric(row, "test", "accuracy")),
+        Column("F1 macro", lambda row: _metric(row, "test", "f1_macro")),
+        Column("F1 weighted", lambda row: _metric(row, "test", "f1_weighted"), worth=4),
         Column("vs base", lambda row: versus_cell(row.versus_base, is_reference=row.name in bases)),
         Column("vs full", lambda row: versus_cell(row.versus_full, is_reference=row.name in fulls)),
         Column("train ppl", lambda row: _perplexity(row, "train"), worth=2),
+        Column("train accuracy", lambda row: _metric(row, "train", "accuracy"), worth=2),
         Column("trainable", _trainable, worth=7),
         Column("time/epoch", _time, worth=6),
         Column("peak memory", _memory, worth=5),
@@ -131,11 +136,20 @@ def _perplexity(row: Row, split: str) -> Cell:
     return Cell((value, interval) if interval else (value,))
 
 
+def _metric(row: Row, split: str, metric: str) -> Cell:
+    """A classifier's metric, as a share of 100."""
+    estimate = row.estimate(split, metric)
+    if estimate is None:
+        return Cell((NOTHING,))
+    value, interval = ACCURACY.value_words(estimate.value, estimate.low, estimate.high)
+    return Cell((value, interval) if interval else (value,))
+
+
 def versus_cell(versus: Versus | None, *, is_reference: bool) -> Cell:
     """A difference with its interval and its verdict."""
     if versus is None:
         return Cell((REFERENCE if is_reference else NOTHING,))
-    value, interval = with_interval(versus.value, versus.low, versus.high, signed=True)
+    value, interval = versus.measure.difference_words(versus.value, versus.low, versus.high)
     return Cell((value, interval), versus.verdict)
 
 

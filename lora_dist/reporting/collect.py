@@ -9,6 +9,7 @@ from typing import Any
 from lora_dist.config.expansion import expand
 from lora_dist.config.loading import load_experiment
 from lora_dist.reporting.answers import answer_notes
+from lora_dist.reporting.class_notes import class_notes
 from lora_dist.reporting.differences import with_differences
 from lora_dist.reporting.merging import merging_notes
 from lora_dist.reporting.names import short_names, without_seed
@@ -46,6 +47,7 @@ def collect(folders: Sequence[ExperimentFolder]) -> Comparison:
         *_group_notes(groups),
         *problems,
         *_seed_notes(groups),
+        *class_notes(groups),
         *pruned_notes(groups),
         *merging_notes(groups),
         *answer_notes(groups),
@@ -92,9 +94,9 @@ def _group_notes(groups: Sequence[Group]) -> Iterator[str]:
             yield f"No finished zero-shot run (method.kind: base){here}: what training gained is not known."
         if not group.of_kind("full"):
             yield f"No finished full fine-tuning run (method.kind: full){here}: whether less is enough is not known."
-        if not all(row.perplexity() for row in group.rows):
-            missing = listed([row.name for row in group.rows if not row.perplexity()])
-            yield f"No test perplexity in the record of {missing}."
+        if not all(row.quality() for row in group.rows):
+            missing = listed([row.name for row in group.rows if not row.quality()])
+            yield f"No test {group.measure.name} in the record of {missing}."
 
 
 def _seed_notes(groups: Sequence[Group]) -> Iterator[str]:
@@ -102,12 +104,12 @@ def _seed_notes(groups: Sequence[Group]) -> Iterator[str]:
     for rows in (
         seeds for group in groups for seeds in settings_of([row for row in group.rows if row.seed is not None])
     ):
-        values = [estimate.value for row in rows if (estimate := row.perplexity())]
+        values = [estimate.value * row.measure.scale for row in rows if (estimate := row.quality())]
         if len(values) > 1:
-            name = without_seed(rows[0])
+            name, sign = without_seed(rows[0]), rows[0].measure.sign
             yield (
-                f"{name}: mean test perplexity {sum(values) / len(values):.4g} over {len(values)} seeds "
-                f"(from {min(values):.4g} to {max(values):.4g})."
+                f"{name}: mean test {rows[0].measure.name} {sum(values) / len(values):.4g}{sign} over {len(values)} "
+                f"seeds (from {min(values):.4g}{sign} to {max(values):.4g}{sign})."
             )
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lora_dist.config.sections import SPLITS
+from lora_dist.reporting.measures import JUDGED
 from lora_dist.reporting.merging import FORM_COLUMNS, FormRow
-from lora_dist.reporting.metric_names import JUDGED
-from lora_dist.reporting.rows import Row, Versus
+from lora_dist.reporting.rows import QUALITY_SPLIT, Row, Versus
 from lora_dist.reporting.words import one_line
 
 Getter = Callable[[Row], Any]
@@ -62,20 +62,30 @@ def _prune(name: str) -> Getter:
 
 
 def _split_columns(split: str) -> dict[str, Getter]:
-    def bound(which: str) -> Getter:
-        return lambda row: getattr(estimate, which) if (estimate := row.perplexity(split)) else None
-
     plain = {metric: _measured(split, metric) for metric in ("nll_sum", "scored_tokens", "bits_per_byte")}
-    return {
-        f"{split}_perplexity": bound("value"),
-        f"{split}_perplexity_low": bound("low"),
-        f"{split}_perplexity_high": bound("high"),
-    } | {f"{split}_{metric}": getter for metric, getter in plain.items()}
+    return _bound_columns(split, "perplexity") | {f"{split}_{metric}": getter for metric, getter in plain.items()}
+
+
+def _class_columns(split: str) -> dict[str, Getter]:
+    columns = {f"{split}_{metric}": _measured(split, metric) for metric in ("loss", "majority_accuracy")}
+    for metric in ("accuracy", "f1_macro", "f1_weighted"):
+        columns |= _bound_columns(split, metric)
+    return columns
+
+
+def _bound_columns(split: str, metric: str) -> dict[str, Getter]:
+    """A metric and the ends of its interval."""
+
+    def bound(which: str) -> Getter:
+        return lambda row: getattr(estimate, which) if (estimate := row.estimate(split, metric)) else None
+
+    name = f"{split}_{metric}"
+    return {name: bound("value"), f"{name}_low": bound("low"), f"{name}_high": bound("high")}
 
 
 def _judged_columns(metric: str) -> dict[str, Getter]:
     def bound(which: str) -> Getter:
-        return lambda row: getattr(estimate, which) if (estimate := row.estimate(metric)) else None
+        return lambda row: getattr(estimate, which) if (estimate := row.estimate(QUALITY_SPLIT, metric)) else None
 
     columns = {f"test_{metric}": bound("value")}
     columns |= {f"test_{metric}_{which}": bound(which) for which in ("low", "high")}
@@ -140,9 +150,11 @@ def _columns() -> dict[str, Getter]:
     for split in SPLITS:
         columns |= _split_columns(split)
     for metric in JUDGED:
-        columns |= _judged_columns(metric.key)
+        columns |= _judged_columns(metric.name)
     columns |= _versus_columns("base", lambda row: row.versus_base)
     columns |= _versus_columns("full", lambda row: row.versus_full)
+    for split in SPLITS:
+        columns |= _class_columns(split)
     columns["device_seconds"] = lambda row: row.record.device_seconds if row.record else None
     columns["attempts"] = lambda row: row.record.attempts if row.record else row.at.attempts
     columns["reason"] = lambda row: one_line(row.at.reason, limit=1000) or None

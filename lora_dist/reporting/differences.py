@@ -14,9 +14,10 @@ from lora_dist.errors import StorageError
 from lora_dist.evaluation.generated_scores import judged_differences, read_judged
 from lora_dist.evaluation.scores import read_scores
 from lora_dist.evaluation.statistics import perplexity_difference
-from lora_dist.reporting.rows import QUALITY_SPLIT, Group, Row, Versus, settings_of
+from lora_dist.reporting.class_rows import class_difference
+from lora_dist.reporting.measures import JUDGED, PERPLEXITY
+from lora_dist.reporting.rows import BOOTSTRAP_SEED, QUALITY_SPLIT, Group, Row, Versus, scores_path, settings_of
 
-BOOTSTRAP_SEED = 0
 _SCORES_KEPT = 64  # score files in memory at once: references are read again and again
 
 
@@ -53,44 +54,47 @@ def full_for(row: Row, group: Group) -> Row | None:
 
 
 def chosen(rows: Sequence[Row]) -> Row | None:
-    """The first seed of the best setting: lowest mean perplexity over its seeds, on the split that selects.
+    """The first seed of the best setting: best mean quality over its seeds, on the split that selects.
 
     Picking the best single run instead would reward a method for having had more seeds.
     """
     split = selection_split(rows)
 
     def mean(seeds: list[Row]) -> float:
-        return fmean(estimate.value for row in seeds if (estimate := row.perplexity(split)))
+        return fmean(row.measure.rank(found.value) for row in seeds if (found := row.quality(split)))
 
     return min(settings_of(rows), key=mean)[0] if rows else None
 
 
 def selection_split(rows: Sequence[Row]) -> str:
     """The split that picks between settings: validation where every row has it, so that the test stays unseen."""
-    return "validation" if rows and all(row.perplexity("validation") for row in rows) else QUALITY_SPLIT
+    return "validation" if rows and all(row.quality("validation") for row in rows) else QUALITY_SPLIT
 
 
 def difference(row: Row, reference: Row) -> Versus:
-    """Test perplexity of `row` minus that of `reference`, with a paired bootstrap interval.
+    """Test perplexity (or accuracy) of `row` minus that of `reference`, with a paired bootstrap interval.
 
     Raises:
         StorageError: the scores of one of them are missing, unreadable, or not of the same tokens.
     """
     resamples = row.run.evaluate.bootstrap_samples
     try:
-        found = perplexity_difference(*_scores(row), *_scores(reference), resamples=resamples, seed=BOOTSTRAP_SEED)
+        if row.measure is PERPLEXITY:
+            found = perplexity_difference(*_scores(row), *_scores(reference), resamples=resamples, seed=BOOTSTRAP_SEED)
+        else:
+            found = class_difference(row.measure.name, row, reference)
     except ValueError as error:
         raise StorageError(
-            key=str(_scores_path(row)),
+            key=str(scores_path(row)),
             problem=f"its rows cannot be paired with those of {reference.name} ({error})",
             fix="remove the record.json of both runs: they are then measured again",
         ) from error
-    return Versus(reference.name, found.value, found.low, found.high, found.excludes_zero)
+    return Versus(reference.name, found.value, found.low, found.high, found.excludes_zero, row.measure)
 
 
 def _versus(row: Row, reference: Row | None) -> tuple[Versus | None, str]:
     """The difference, or None with the reason why it could not be taken (empty when there is nothing to compare)."""
-    if reference is None or reference is row or row.perplexity() is None:
+    if reference is None or reference is row or row.quality() is None:
         return None, ""
     try:
         return difference(row, reference), ""
@@ -107,8 +111,9 @@ def _judged_versus(row: Row, reference: Row | None) -> tuple[dict[str, Versus], 
         found = judged_differences(mine, theirs, resamples=row.run.evaluate.bootstrap_samples, seed=BOOTSTRAP_SEED)
     except StorageError as error:
         return {}, f"No difference of the answers of {row.name} and {reference.name}: {error}."
+    measures = {measure.name: measure for measure in JUDGED}
     return {
-        metric: Versus(reference.name, part.value, part.low, part.high, part.excludes_zero, lower_is_better=False)
+        metric: Versus(reference.name, part.value, part.low, part.high, part.excludes_zero, measures[metric])
         for metric, part in found.items()
     }, ""
 
@@ -126,7 +131,7 @@ def _nearest(row: Row, candidates: list[Row]) -> list[Row]:
 
 
 def _scores(row: Row) -> tuple[np.ndarray, np.ndarray]:
-    path = _scores_path(row)
+    path = scores_path(row)
     return _read_once((path, path.stat().st_mtime_ns if path.exists() else 0))
 
 
@@ -134,7 +139,3 @@ def _scores(row: Row) -> tuple[np.ndarray, np.ndarray]:
 def _read_once(version: tuple[Path, int]) -> tuple[np.ndarray, np.ndarray]:
     """Nll (nats) and scored tokens of each row of a file as it was at one time: measured again, it is read again."""
     return read_scores(version[0])
-
-
-def _scores_path(row: Row) -> Path:
-    return row.at.folder.scores / f"{QUALITY_SPLIT}.parquet"

@@ -23,6 +23,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 LINES = ("-", "--", ":", "-.")
 _DPI, _WIDTH, _HEIGHT = 144, 7.6, 4.3  # inches
 _LABEL_SIZE = 8.5
+_TILES_ACROSS = 3
 # Where a label may stand beside its point, in points (1/72 inch), best first: (x, y, horizontal, vertical).
 _PLACES = (
     (8, 0, "left", "center"), (-8, 0, "right", "center"), (7, 7, "left", "bottom"), (7, -7, "left", "top"),
@@ -79,6 +80,27 @@ def panels(number: int, theme: Theme) -> tuple[Figure, list[Axes]]:
         for side, spine in panel.spines.items():
             spine.set_visible(side == "bottom")
             spine.set_color(theme.grid)
+    return figure, axes
+
+
+def tiles(number: int, theme: Theme) -> tuple[Figure, list[Axes]]:
+    """A figure with `number` square panels, up to three beside each other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    across = min(_TILES_ACROSS, number)
+    down = -(-number // across)
+    side = _WIDTH / _TILES_ACROSS
+    figure = Figure(
+        figsize=(side * max(across, 2), (side + 0.4) * down), dpi=_DPI, layout="constrained", facecolor=theme.ground
+    )
+    FigureCanvasAgg(figure)
+    axes = [figure.add_subplot(down, across, index + 1) for index in range(number)]
+    for panel in axes:
+        panel.set_facecolor(theme.ground)
+        panel.tick_params(which="both", colors=theme.faint, length=0)
+        for spine in panel.spines.values():
+            spine.set_visible(False)
     return figure, axes
 
 

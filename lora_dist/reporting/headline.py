@@ -8,9 +8,10 @@ from lora_dist.errors import StorageError
 from lora_dist.reporting.answers import answer_sentences
 from lora_dist.reporting.collect import short_hash
 from lora_dist.reporting.differences import base_for, chosen, difference, full_for, selection_split
+from lora_dist.reporting.measures import PERPLEXITY
 from lora_dist.reporting.pruned import pruned_sentences
 from lora_dist.reporting.rows import Comparison, Group, Row, Versus, best, settings_of
-from lora_dist.reporting.words import METHOD_WORDS, listed, many, percent, sentence, setting, with_interval
+from lora_dist.reporting.words import METHOD_WORDS, listed, many, percent, sentence, setting
 
 _CHEAPER = ("lora", "qlora", "partial", "prefix", "ia3")
 _SAME = 0.05  # costs that differ by less are called the same
@@ -42,7 +43,7 @@ def headlines(comparison: Comparison) -> list[Headline]:
 def _answer(group: Group) -> Headline:
     top = best(group.rows)
     if top is None:
-        return Headline("Nothing to compare", ("No finished run has a test perplexity.",))
+        return Headline("Nothing to compare", (f"No finished run has a test {group.measure.name}.",))
     picks = [pick for kind in _CHEAPER if (pick := chosen(group.of_kind(kind)))]
     sentences = [_best_sentence(top, group), *(_against_full(pick, group) for pick in picks)]
     if not picks and (full := chosen(group.of_kind("full"))) and full.versus_base:
@@ -54,24 +55,24 @@ def _answer(group: Group) -> Headline:
 
 def _title(picks: list[Row], top: Row) -> str:
     if not picks:
-        return f"Lowest test perplexity: {top.name}"
+        return f"{top.measure.best}: {top.name}"
     pick = picks[0]
     what, versus = METHOD_WORDS[pick.kind], pick.versus_full
     if versus is None:
         return f"Is {what} enough? Open: no full fine-tuning has finished to compare it with"
     if not versus.excludes_zero:
         return f"Is {what} enough? No difference to full fine-tuning shown"
-    value, interval = with_interval(abs(versus.value), *sorted((abs(versus.low), abs(versus.high))))
-    told = f"{value} perplexity {interval} {versus.verdict} than full fine-tuning"
-    return f"Is {what} enough? {'Yes' if versus.value < 0 else 'Not quite'}: {told}"
+    value, interval = versus.measure.difference_words(versus.value, versus.low, versus.high, signed=False)
+    told = f"{value} {versus.measure.unit} {interval} {versus.verdict} than full fine-tuning"
+    return f"Is {what} enough? {'Yes' if versus.verdict == 'better' else 'Not quite'}: {told}"
 
 
 def _best_sentence(top: Row, group: Group) -> str:
-    estimate = top.perplexity()
+    estimate = top.quality()
     if estimate is None:
-        raise ValueError("the best row has a perplexity")
-    value, interval = with_interval(estimate.value, estimate.low, estimate.high, digits=3)
-    found = f"Lowest test perplexity: {top.name} with {value} {interval}".rstrip()
+        raise ValueError("the best row has been measured")
+    value, interval = top.measure.value_words(estimate.value, estimate.low, estimate.high)
+    found = f"{top.measure.best}: {top.name} with {value} {interval}".rstrip()
     second = best([row for row in group.rows if row is not top])
     if second is None:
         return f"{found}; nothing else has been measured."
@@ -106,17 +107,19 @@ def _called(row: Row) -> str:
 
 
 def _difference_words(versus: Versus, reference: str) -> str:
-    value, interval = with_interval(versus.value, versus.low, versus.high, signed=True)
+    words, unit = versus.measure.difference_words, versus.measure.unit
     if not versus.excludes_zero:
-        return f"not shown to differ from {reference} ({value} {interval} perplexity: no difference shown)"
-    value, interval = with_interval(abs(versus.value), *sorted((abs(versus.low), abs(versus.high))))
-    return f"{value} perplexity {interval} {versus.verdict} than {reference}"
+        value, interval = words(versus.value, versus.low, versus.high)
+        return f"not shown to differ from {reference} ({value} {interval} {unit}: no difference shown)"
+    value, interval = words(versus.value, versus.low, versus.high, signed=False)
+    return f"{value} {unit} {interval} {versus.verdict} than {reference}"
 
 
 def _share_of_gain(pick: Row, full: Row, group: Group) -> float | None:
-    """How much of full fine-tuning's fall in nats per token this row reaches; None unless that fall is shown."""
+    """How much of full fine-tuning's fall in nats per token this row reaches; None unless that fall is shown, and for
+    classifiers, whose base has a head that knows nothing."""
     base = base_for(pick, group)
-    if base is None or not full.versus_base or full.versus_base.verdict != "better":
+    if base is None or pick.measure is not PERPLEXITY or not full.versus_base or full.versus_base.verdict != "better":
         return None
     base_bits, full_bits, pick_bits = (_nats(row) for row in (base, full, pick))
     return (base_bits - pick_bits) / (base_bits - full_bits) if base_bits > full_bits else None
@@ -152,7 +155,7 @@ def _pick_note(pick: Row, group: Group) -> str:
     note = ""
     if len(mine) > 1 and all(row.versus_full for row in mine):
         found = [row.versus_full for row in mine if row.versus_full]
-        values = [with_interval(versus.value, versus.low, versus.high, signed=True)[0] for versus in found]
+        values = [versus.measure.difference_words(versus.value, versus.low, versus.high)[0] for versus in found]
         note = f" Seed by seed the difference to full fine-tuning is {listed(values)}."
     if len(rivals) < 2:
         return note
@@ -160,7 +163,7 @@ def _pick_note(pick: Row, group: Group) -> str:
     fulls = len(settings_of(group.of_kind("full")))
     flattered = "" if split == "validation" else ", which flatters it a little"
     against = f"; full fine-tuning had {many(fulls, 'setting')}" if fulls and fulls != len(rivals) else ""
-    return f"{note} It is the best of {len(rivals)} settings by {split} perplexity{flattered}{against}."
+    return f"{note} It is the best of {len(rivals)} settings by {split} {pick.measure.name}{flattered}{against}."
 
 
 def _worse_than_base(pick: Row) -> str:
@@ -168,8 +171,9 @@ def _worse_than_base(pick: Row) -> str:
     if versus is None or versus.verdict == "better":
         return ""
     how = "worse than" if versus.excludes_zero else "not shown to be better than"
-    value, interval = with_interval(versus.value, versus.low, versus.high, signed=True)
+    value, interval = versus.measure.difference_words(versus.value, versus.low, versus.high)
     return (
-        f"After its training {pick.name} is {how} the base model ({value} {interval} perplexity): a comparison that "
-        f"moves nothing proves nothing. Try another learning rate (it had {setting(pick.learning_rate)}) or more steps."
+        f"After its training {pick.name} is {how} the base model ({value} {interval} {versus.measure.unit}): a "
+        "comparison that moves nothing proves nothing. Try another learning rate (it had "
+        f"{setting(pick.learning_rate)}) or more steps."
     )

@@ -1,6 +1,6 @@
 """Quality along one setting: by sparsity and by rank, a line for each way of training, the bases under them.
 
-Perplexity has a panel, and what the answers were judged by has one of its own under it.
+What rows are compared by has a panel, and what their answers were judged by has one of its own under it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lora_dist.reporting.drawing import (
     panels,
     png_bytes,
 )
-from lora_dist.reporting.metric_names import PERPLEXITY, MetricName, judged_metrics
+from lora_dist.reporting.measures import Measure, judged_by
 from lora_dist.reporting.names import without_seed
 from lora_dist.reporting.plots import Plot, base_lines, scale
 from lora_dist.reporting.pruned import KIND_WORDS, is_approximate
@@ -63,23 +63,23 @@ def line_plots(comparison: Comparison) -> list[Plot]:
 
 
 def _plot(comparison: Comparison, along: _Along) -> Plot | None:
-    found: list[tuple[str, Group, list[Row], MetricName]] = []
+    found: list[tuple[str, Group, list[Row], Measure]] = []
     for heading, group in groups_of(comparison):
-        rows = [row for row in group.rows if along.x_of(row) is not None and row.perplexity()]
+        rows = [row for row in group.rows if along.x_of(row) is not None and row.quality()]
         if len({along.x_of(row) for row in rows}) >= along.fewest:
-            found += [(heading, group, rows, metric) for metric in _metrics(rows)]
+            found += [(heading, group, rows, metric) for metric in _measures(group, rows)]
     if not found:
         return None
     return Plot(along.file_name, along.title, along.caption, _draw(along, found, LIGHT), _draw(along, found, DARK))
 
 
-def _metrics(rows: Sequence[Row]) -> list[MetricName]:
-    """Perplexity, and the first that answers were judged by."""
+def _measures(group: Group, rows: Sequence[Row]) -> list[Measure]:
+    """What the rows are compared by, and the first that their answers were judged by."""
     tests = [row.record.evaluate[QUALITY_SPLIT] for row in rows if row.record and judged_of(row)]
-    return [PERPLEXITY, *judged_metrics(tests)[:1]]
+    return [group.measure, *judged_by(tests)[:1]]
 
 
-def _draw(along: _Along, found: Sequence[tuple[str, Group, list[Row], MetricName]], theme: Theme) -> bytes:
+def _draw(along: _Along, found: Sequence[tuple[str, Group, list[Row], Measure]], theme: Theme) -> bytes:
     ways = list(dict.fromkeys(along.way(row) for _, _, rows, _ in found for row in rows))
     figure, axes = panels(len(found), theme)
     for panel, (heading, group, rows, metric) in zip(axes, found, strict=True):
@@ -89,9 +89,8 @@ def _draw(along: _Along, found: Sequence[tuple[str, Group, list[Row], MetricName
             by_way[along.way(row)].append(row)
         for way, members in by_way.items():
             points += _line(panel, along, way, members, metric, theme, ways.index(way))
-        better = "lower" if metric.lower_is_better else "higher"
-        name_axes(panel, along.x_name, f"{metric.title} ({better} is better)", heading, theme)
-        if metric is PERPLEXITY:
+        name_axes(panel, along.x_name, metric.axis, heading, theme)
+        if metric is group.measure:
             base_lines(panel, group, points, theme)
         scale(panel, points, log_x=along.is_log)
         legend(panel, theme)
@@ -100,18 +99,18 @@ def _draw(along: _Along, found: Sequence[tuple[str, Group, list[Row], MetricName
 
 
 def _line(
-    panel: Axes, along: _Along, way: str, rows: Sequence[Row], metric: MetricName, theme: Theme, index: int
+    panel: Axes, along: _Along, way: str, rows: Sequence[Row], metric: Measure, theme: Theme, index: int
 ) -> list[Point]:
     """Draw one way's rows: joined along the setting, those with a label apart."""
     style = {"color": theme.color(index), "marker": MARKERS[index % len(MARKERS)], "markersize": 6}
     points: list[Point] = []
     joined: list[tuple[float, float]] = []
     for row in rows:
-        estimate, x = row.estimate(metric.key), along.x_of(row)
+        estimate, x = row.estimate(QUALITY_SPLIT, metric.name), along.x_of(row)
         if estimate is None or x is None:
             continue
         value, low, high = (
-            metric.shown * (estimate.value if end is None else end)
+            metric.scale * (estimate.value if end is None else end)
             for end in (estimate.value, estimate.low, estimate.high)
         )
         bars = [[max(0.0, value - low)], [max(0.0, high - value)]]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lora_dist.reporting.cells import Cell, SideTable, columns_for, groups_of
 from lora_dist.reporting.generations import read_samples
 from lora_dist.reporting.headline import headlines
-from lora_dist.reporting.measured import COSTS, METHOD, Fact, commands, environment_facts, facts
+from lora_dist.reporting.measured import COSTS, Fact, commands, environment_facts, facts, method_words
 from lora_dist.reporting.plots import Plot
 from lora_dist.reporting.rows import Comparison, Group, Row
 from lora_dist.reporting.side_tables import side_tables
@@ -37,7 +37,7 @@ def markdown(comparison: Comparison, plots: Sequence[Plot]) -> str:
         parts += ["## Plots", *(f"![{escape(plot.title)}]({plot.file_name})" for plot in plots)]
     for heading, group in groups_of(comparison):
         parts += _samples(heading, group)
-    parts += ["## How it was measured", escape(METHOD), escape(COSTS)]
+    parts += ["## How it was measured", *map(escape, method_words(comparison)), escape(COSTS)]
     for heading, group in groups_of(comparison):
         parts += [f"### {escape(heading)}"] if heading else []
         parts.append(_facts(facts(group)))
@@ -93,7 +93,8 @@ def _samples(heading: str, group: Group) -> list[str]:
         return []
     parts = [f"## Side by side{escape(f' ({heading})' if heading else '')}"]
     for number, sample in enumerate(samples, start=1):
-        parts += [f"**Prompt {number}**", _fenced(sample.prompt), "Reference", _fenced(sample.reference)]
+        what, reference = sample.headings
+        parts += [f"**{what} {number}**", _fenced(sample.prompt), reference, _fenced(sample.reference)]
         for name, continuation in sample.continuations:
             parts += [escape(name), _fenced(continuation)]
     return parts

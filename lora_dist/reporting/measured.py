@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lora_dist.config.sections import ADAPTER_KINDS, SPLITS
-from lora_dist.reporting.differences import BOOTSTRAP_SEED
+from lora_dist.reporting.class_notes import labels_fact
+from lora_dist.reporting.measures import ACCURACY, PERPLEXITY
 from lora_dist.reporting.pruned import pruning_fact
-from lora_dist.reporting.rows import Comparison, Group, Row
+from lora_dist.reporting.rows import BOOTSTRAP_SEED, Comparison, Group, Row
 from lora_dist.reporting.words import count, listed, many, size
 from lora_dist.store.record import Record
 
@@ -19,6 +20,12 @@ METHOD = (
     "of a table; padding and prompts are not scored. Intervals are 95% bootstrap intervals over the rows of the "
     "split; differences are paired (both runs resampled on the same rows), and a difference counts as shown only if "
     "its interval leaves out zero. The intervals say nothing about other seeds or other data."
+)
+CLASSES = (
+    "Accuracy is the share of the test rows whose label was predicted (the highest logit), with Wilson's 95% interval; "
+    "macro F1 is the mean over labels, weighted F1 that by how many rows have each, with 95% bootstrap intervals over "
+    "the rows. Differences are of accuracy and paired (both runs resampled on the same rows), and a difference counts "
+    "as shown only if its interval leaves out zero. The intervals say nothing about other seeds or other data."
 )
 COSTS = (
     "Time per epoch is the median optimizer step times the steps of an epoch, without loading, evaluation and saving; "
@@ -29,6 +36,13 @@ COSTS = (
 Fact = tuple[str, str]
 
 
+def method_words(comparison: Comparison) -> list[str]:
+    """How the numbers of these rows came about, a paragraph for each measure."""
+    words = {PERPLEXITY.name: METHOD, ACCURACY.name: CLASSES}
+    found = dict.fromkeys(group.measure.name for group in comparison.groups) or {PERPLEXITY.name: None}
+    return [words[name] for name in found]
+
+
 def facts(group: Group) -> list[Fact]:
     """What was measured, on what and how, for the rows of one group; a fact in which rows differ says so."""
     found = [
@@ -36,6 +50,7 @@ def facts(group: Group) -> list[Fact]:
         ("parameters of the base", _each(group, _base_parameters)),
         ("data", _each(group, lambda record: f"{record.data.path} ({record.data.task})")),
         ("examples", _each(group, _examples)),
+        ("labels in train", _each(group, labels_fact)),
         ("token hash", group.token_hash),
         ("tokenizer hash", _each(group, lambda record: record.data.tokenizer_hash)),
         ("scored tokens", _each(group, _scored)),
@@ -130,10 +145,10 @@ def _training(record: Record) -> str | None:
     train = record.train
     if train is None:
         return None
-    return (
-        f"{many(train.steps, 'step')}, {train.epochs:g} epochs, {train.tokens:,} tokens, "
-        f"{train.scored_tokens:,} of them scored"
-    )
+    done = f"{many(train.steps, 'step')}, {train.epochs:g} epochs, {train.tokens:,} tokens"
+    if record.data.labels:
+        return f"{done} in {many(train.scored_tokens, 'row')}"
+    return f"{done}, {train.scored_tokens:,} of them scored"
 
 
 def _resumed(record: Record) -> str | None:

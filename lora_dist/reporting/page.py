@@ -13,7 +13,7 @@ import jinja2
 from lora_dist.reporting.cells import columns_for, groups_of
 from lora_dist.reporting.generations import read_samples
 from lora_dist.reporting.headline import headlines
-from lora_dist.reporting.measured import COSTS, METHOD, commands, environment_facts, facts
+from lora_dist.reporting.measured import COSTS, commands, environment_facts, facts, method_words
 from lora_dist.reporting.plots import Plot
 from lora_dist.reporting.rows import NO_DIFFERENCE, Comparison, Group
 from lora_dist.reporting.side_tables import side_tables
@@ -37,7 +37,7 @@ def page(comparison: Comparison, plots: Sequence[Plot]) -> str:
         side_tables=side_tables(comparison),
         comparison=comparison,
         plots=plots,
-        method=METHOD,
+        method=method_words(comparison),
         costs=COSTS,
         environment=environment_facts(comparison.finished),
         commands=commands(comparison),

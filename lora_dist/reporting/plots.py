@@ -25,7 +25,7 @@ from lora_dist.reporting.drawing import (
     png_bytes,
 )
 from lora_dist.reporting.names import without_seed
-from lora_dist.reporting.rows import Comparison, Group, Row, best, settings_of
+from lora_dist.reporting.rows import Comparison, Estimate, Group, Row, best, settings_of
 from lora_dist.reporting.words import listed, perplexity
 from lora_dist.store.lines import read_lines
 
@@ -61,15 +61,15 @@ def draw_plots(comparison: Comparison) -> list[Plot]:
         (
             PARAMETERS,
             "Quality against trainable parameters",
-            "Lower is better. Bars are 95% intervals of each row by itself; bars that overlap do not mean that no "
-            "difference was shown, since the table pairs the rows. The grey line joins the Pareto front.",
+            f"{_better(comparison)} Bars are 95% intervals of each row by itself; bars that overlap do not mean that "
+            "no difference was shown, since the table pairs the rows. The grey line joins the Pareto front.",
             _against_parameters,
         ),
         (
             TIME,
             "Quality against training time",
-            "Lower is better. Seconds of optimizer steps alone, without loading, evaluation and saving. The grey line "
-            "joins the Pareto front: what no other row beats in both.",
+            f"{_better(comparison)} Seconds of optimizer steps alone, without loading, evaluation and saving. The grey "
+            "line joins the Pareto front: what no other row beats in both.",
             _against_time,
         ),
         (
@@ -108,9 +108,9 @@ def _against_time(comparison: Comparison, theme: Theme) -> bytes | None:
 def _scatter(
     comparison: Comparison, theme: Theme, x_of: Callable[[Row], float | None], x_name: str, *, always_log: bool
 ) -> bytes | None:
-    """Test perplexity over `x_of`, or None when no row has both."""
+    """Test perplexity (or accuracy) over `x_of`, or None when no row has both."""
     groups = [
-        (heading, group, [row for row in group.rows if row.perplexity() and x_of(row)])
+        (heading, group, [row for row in group.rows if row.quality() and x_of(row)])
         for heading, group in groups_of(comparison)
     ]
     groups = [(heading, group, rows) for heading, group, rows in groups if rows]
@@ -126,8 +126,8 @@ def _scatter(
                 _point(panel, row, x_of(row) or 0.0, points, theme, arms[_arm(row)], labels.get(row.name, ""))
             )
         base_lines(panel, group, points, theme)
-        pareto_line(panel, points, theme)
-        name_axes(panel, x_name, "test perplexity (lower is better)", heading, theme)
+        pareto_line(panel, points, theme, higher_is_better=not group.measure.is_lower_better)
+        name_axes(panel, x_name, group.measure.axis, heading, theme)
         scale(panel, points, log_x=always_log or _is_wide([point.x for point in points]))
         label_points(panel, points, theme)
     return png_bytes(figure)
@@ -144,9 +144,9 @@ def _labels(rows: Sequence[Row]) -> dict[str, str]:
 
 def _point(panel: Axes, row: Row, x: float, before: Sequence[Point], theme: Theme, index: int, label: str) -> Point:
     """Draw one row; where others already stand at its x, a little to the side of them."""
-    estimate = row.perplexity()
+    estimate = _shown(row)
     if estimate is None:
-        raise ValueError(f"{row.name} has no test perplexity")
+        raise ValueError(f"{row.name} has not been measured on the test")
     bars = None
     if estimate.low is not None and estimate.high is not None:
         bars = [[max(0.0, estimate.value - estimate.low)], [max(0.0, estimate.high - estimate.value)]]
@@ -171,11 +171,26 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return kept
 
 
-def pareto_line(panel: Axes, points: Sequence[Point], theme: Theme) -> None:
+def pareto_line(panel: Axes, points: Sequence[Point], theme: Theme, *, higher_is_better: bool) -> None:
     """Steps along the Pareto front, where it has more than one point."""
-    found = front([(point.x, point.y) for point in points])
+    sign = -1 if higher_is_better else 1
+    found = [(x, sign * loss) for x, loss in front([(point.x, sign * point.y) for point in points])]
     if len(found) > 1:
         panel.step(*zip(*found, strict=True), where="post", color=theme.faint, linewidth=1.2, alpha=0.7, zorder=1)
+
+
+def _shown(row: Row) -> Estimate | None:
+    """A row's quality on the test as it is drawn."""
+    found, scale = row.quality(), row.measure.scale
+    if found is None or found.low is None or found.high is None:
+        return found and Estimate(found.value * scale)
+    return Estimate(found.value * scale, found.low * scale, found.high * scale)
+
+
+def _better(comparison: Comparison) -> str:
+    """Which way is better, where all groups agree."""
+    ways = {group.measure.is_lower_better for group in comparison.groups}
+    return "" if len(ways) != 1 else "Lower is better." if ways.pop() else "Higher is better."
 
 
 def base_lines(panel: Axes, group: Group, points: Sequence[Point], theme: Theme) -> None:
@@ -183,11 +198,11 @@ def base_lines(panel: Axes, group: Group, points: Sequence[Point], theme: Theme)
     drawn to scale it would squeeze together what the plot is there to tell apart."""
     lines: dict[float, list[str]] = {}  # bases of several experiments are often one and the same
     for row in group.of_kind("base"):
-        if estimate := row.perplexity():
+        if estimate := _shown(row):
             lines.setdefault(estimate.value, []).append(row.name)
     low, high = min(point.low for point in points), max(point.high for point in points)
     for index, (value, names) in enumerate(sorted(lines.items())):
-        text = f"{listed(names)}: zero-shot {perplexity(value)}"
+        text = f"{listed(names)}: zero-shot {perplexity(value)}{group.measure.sign}"
         if value > high + _FAR * (high - low):
             place = {"text": f"\u2191 {text}, above this scale", "xy": (0.0, 1.0), "xycoords": "axes fraction"}
             up = -12 * (index + 1)
@@ -238,7 +253,13 @@ def _curves(comparison: Comparison, theme: Theme) -> bytes | None:
                 panel.plot(steps, losses, color=color, alpha=0.18, linewidth=1)
             label = row.name if shown is None or row.name in shown else None
             panel.plot(*_thinned(steps, _smoothed(losses)), color=color, linestyle=line, linewidth=1.7, label=label)
-        name_axes(panel, "optimizer step", "training loss (nats per token)", heading, theme)
+        name_axes(
+            panel,
+            "optimizer step",
+            f"training loss ({curves[0][0].measure.loss_unit})",
+            heading,
+            theme,
+        )
         panel.xaxis.get_major_locator().set_params(integer=True)
         low, high = panel.dataLim.intervaly
         if low > 0 and high / low > _WIDE:

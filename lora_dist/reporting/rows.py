@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lora_dist.config.experiment import Experiment, Run
+from lora_dist.reporting.measures import PERPLEXITY, Measure, measure_of
 from lora_dist.store.folders import ExperimentFolder
 from lora_dist.store.record import Record
 from lora_dist.store.states import RunState
 
 QUALITY_SPLIT = "test"
 NO_DIFFERENCE = "no difference shown"
+BOOTSTRAP_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,12 @@ class Versus:
     high: float
     excludes_zero: bool
     """Whether the 95% interval leaves zero out: only then is a difference shown."""
-    lower_is_better: bool = True
-    """As perplexity is; shares of right answers are not."""
+    measure: Measure = PERPLEXITY
 
     @property
     def verdict(self) -> str:
         """better, worse or `no difference shown`."""
-        if not self.excludes_zero:
-            return NO_DIFFERENCE
-        return "better" if (self.value < 0) == self.lower_is_better else "worse"
+        return ("better" if self.measure.rank(self.value) < 0 else "worse") if self.excludes_zero else NO_DIFFERENCE
 
 
 @dataclass(frozen=True)
@@ -106,27 +106,41 @@ class Row:
         """`evaluate.<split>.<metric>` of the record, or None."""
         return self.record.evaluate.get(split, {}).get(metric) if self.record else None
 
-    def perplexity(self, split: str = QUALITY_SPLIT) -> Estimate | None:
-        """Perplexity on a split with its 95% interval, or None where it was not measured."""
-        return self.estimate("perplexity", split)
-
-    def estimate(self, metric: str, split: str = QUALITY_SPLIT) -> Estimate | None:
+    def estimate(self, split: str, metric: str) -> Estimate | None:
         """A metric on a split with its 95% interval, or None where it was not measured."""
         value = self.measured(split, metric)
         low, high = (self.measured(split, "ci95") or {}).get(metric) or (None, None)
         return None if value is None else Estimate(value, low, high)
 
+    def perplexity(self, split: str = QUALITY_SPLIT) -> Estimate | None:
+        """Perplexity on a split."""
+        return self.estimate(split, PERPLEXITY.name)
+
+    @property
+    def measure(self) -> Measure:
+        """What this row is compared by."""
+        return measure_of(self.run.data.task)
+
+    def quality(self, split: str = QUALITY_SPLIT) -> Estimate | None:
+        """What this row is compared by, on a split."""
+        return self.estimate(split, self.measure.name)
+
 
 @dataclass(frozen=True)
 class Group:
-    """The finished rows that were scored on the same tokens: only these have comparable perplexities."""
+    """The finished rows that were scored on the same tokens: only these compare."""
 
     token_hash: str
     rows: tuple[Row, ...]
 
     def of_kind(self, *kinds: str) -> list[Row]:
-        """The unpruned rows of these kinds that have a test perplexity, in the report's order."""
-        return [row for row in self.rows if row.kind in kinds and row.run.prune is None and row.perplexity()]
+        """The unpruned rows of these kinds that have been measured on the test, in the report's order."""
+        return [row for row in self.rows if row.kind in kinds and row.run.prune is None and row.quality()]
+
+    @property
+    def measure(self) -> Measure:
+        """What its rows are compared by: those that were scored on the same tokens are of one task."""
+        return self.rows[0].measure
 
 
 @dataclass(frozen=True)
@@ -160,9 +174,16 @@ class Comparison:
         return [*self.finished, *self.unfinished]
 
 
+def scores_path(row: Row) -> Path:
+    """Where the scores of a row's test rows are."""
+    return row.at.folder.scores / f"{QUALITY_SPLIT}.parquet"
+
+
 def best(rows: Sequence[Row], split: str = QUALITY_SPLIT) -> Row | None:
-    """The row with the lowest perplexity on a split, or None where none has one."""
-    measured = [(estimate.value, index) for index, row in enumerate(rows) if (estimate := row.perplexity(split))]
+    """The row with the lowest perplexity (or highest accuracy) on a split, or None where none has one."""
+    measured = [
+        (row.measure.rank(found.value), index) for index, row in enumerate(rows) if (found := row.quality(split))
+    ]
     return rows[min(measured)[1]] if measured else None
 
 

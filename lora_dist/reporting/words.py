@@ -96,11 +96,18 @@ def perplexity(value: float | None) -> str:
 
 
 def with_interval(
-    value: float, low: float | None, high: float | None, *, signed: bool = False, digits: int = 2
+    value: float,
+    low: float | None,
+    high: float | None,
+    *,
+    signed: bool = False,
+    digits: int = 2,
+    least_decimals: int = 0,
 ) -> tuple[str, str]:
     """A value and its interval: ("0.12", "[0.05, 0.20]").
 
-    They have as many decimals as show `digits` digits of the interval's width; `signed` puts a + before a value.
+    They have as many decimals as show `digits` digits of the interval's width, and at least `least_decimals`; `signed`
+    puts a + before a value.
     """
     sign = "+" if signed else ""
     if low is None or high is None:
@@ -108,7 +115,9 @@ def with_interval(
     if not all(abs(number) < 1e7 for number in (value, low, high)):  # huge, infinite or NaN
         return f"{value:{sign}.3g}", f"[{low:.3g}, {high:.3g}]"
     width = high - low
-    decimals = _decimals(value) if width <= 0 else min(4, max(0, digits - 1 - math.floor(math.log10(width))))
+    decimals = (
+        _decimals(value) if width <= 0 else min(4, max(least_decimals, digits - 1 - math.floor(math.log10(width))))
+    )
     return _plain(value, sign, decimals), f"[{_plain(low, '', decimals)}, {_plain(high, '', decimals)}]"
 
 

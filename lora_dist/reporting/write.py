@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_dist.reporting.collect import collect
+from lora_dist.reporting.confusion_plot import FILE_NAME as CONFUSION
+from lora_dist.reporting.confusion_plot import confusion_plots
 from lora_dist.reporting.csv_file import csv_text, forms_csv
 from lora_dist.reporting.headline import Headline, headlines
 from lora_dist.reporting.line_plots import LINE_FILES, line_plots
@@ -50,7 +52,7 @@ def write_report(folders: Sequence[ExperimentFolder], into: Path) -> Report:
         StorageError: a folder cannot be read, or `into` cannot be written.
     """
     comparison = collect(folders)
-    plots = [*draw_plots(comparison), *line_plots(comparison)]
+    plots = [*draw_plots(comparison), *confusion_plots(comparison), *line_plots(comparison)]
     texts = {
         "report.html": page(comparison, plots),
         "report.md": markdown(comparison, plots),
@@ -63,7 +65,7 @@ def write_report(folders: Sequence[ExperimentFolder], into: Path) -> Report:
         write_text(into / name, text)
     for plot in plots:
         write_bytes(into / plot.file_name, plot.png)
-    for name in {*FILE_NAMES, *LINE_FILES, FORMS_FILE} - {*texts, *(plot.file_name for plot in plots)}:
+    for name in {*FILE_NAMES, CONFUSION, *LINE_FILES, FORMS_FILE} - {*texts, *(plot.file_name for plot in plots)}:
         (into / name).unlink(missing_ok=True)  # of an earlier report: it would be taken for this one's
     files = (*texts, *(plot.file_name for plot in plots))
     return Report(comparison, tuple(headlines(comparison)), tuple(into / name for name in files))

@@ -47,6 +47,9 @@ class ModelPart(_Part):
     trainable_dtype: str | None = None
     attention: str
     quantization: Quantization | None = None
+    drawn_modules: list[str] | None = None
+    """classification: the modules that were drawn at random because the source lacks them (its head, and its pooler if
+    it has none); empty where the source is a classifier of these very classes."""
 
 
 class SparseKernels(_Part):
@@ -95,6 +98,10 @@ class DataPart(_Part):
     eval_examples: int
     truncated_examples: int
     """Rows cut at max_length, over all splits."""
+    labels: list[str] | None = None
+    """classification: what the classes 0, 1, ... are called."""
+    label_counts: dict[str, list[int]] | None = None
+    """classification: rows of each class, by split."""
 
 
 class TrainPart(_Part):
@@ -226,7 +233,9 @@ class Record(_Part):
     evaluate: dict[str, dict[str, Any]]
     """By split (train, validation, test): nll_sum, scored_tokens, examples, perplexity, bits_per_byte, seconds, and
     95% intervals in ci95.{perplexity}. test also has what answers were judged by (exact_match, f1, rouge1, ..., bleu),
-    with intervals under the same names."""
+    with intervals under the same names. Of a classification: nll_sum, examples, loss (mean nll), accuracy, f1_macro,
+    f1_weighted, majority_accuracy (of always naming train's commonest class), confusion (rows [true][predicted]),
+    seconds, and intervals in ci95.{accuracy, f1_macro, f1_weighted}."""
     merging: list[MergedForm] = []
     """What becomes of the adapter when it is merged; empty where that was not measured (evaluate.merged)."""
     merging_problem: str | None = None

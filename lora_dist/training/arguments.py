@@ -1,12 +1,13 @@
-"""From a run and its plan to TRL's SFTConfig: the one place where our settings meet theirs."""
+"""From a run and its plan to TRL's SFTConfig, or transformers' TrainingArguments: where our settings meet theirs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from transformers import TrainingArguments
 from trl import SFTConfig
 
 from lora_dist.config.experiment import Run
@@ -14,6 +15,8 @@ from lora_dist.errors import Problem
 from lora_dist.models.device import dtype_of
 from lora_dist.planning.batches import BatchPlan, StepPlan
 from lora_dist.training.extra import extra_values
+
+A = TypeVar("A", bound=TrainingArguments)
 
 
 def precision_problems(run: Run, device: torch.device) -> Iterator[Problem]:
@@ -31,16 +34,41 @@ def sft_config(
 ) -> SFTConfig:
     """The trainer's arguments. Rows come tokenised, so TRL prepares no dataset of its own.
 
-    Half precision is mixed precision on every device: what is trained is float32, and autocast computes in the dtype
-    of the frozen weights. Without it float32 adapters or blocks would meet half-precision activations.
-
     Args:
         folder: where checkpoints go.
         max_length: tokens per packed sequence, as the tokens were made.
     """
+    values = {
+        "max_length": max_length,
+        "packing": run.data.packing,
+        "packing_strategy": "bfd",
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
+    config = SFTConfig(**(_common(run, batches, steps, folder, device) | values | extra_values(run)))
+    return _on_one_gpu(config)
+
+
+def class_config(
+    run: Run, batches: BatchPlan, steps: StepPlan, *, folder: Path, device: torch.device
+) -> TrainingArguments:
+    """The arguments of a classifier's trainer, whose rows and collator are ours.
+
+    Args:
+        folder: where checkpoints go.
+    """
+    values = {"remove_unused_columns": False}
+    return _on_one_gpu(TrainingArguments(**(_common(run, batches, steps, folder, device) | values | extra_values(run))))
+
+
+def _common(run: Run, batches: BatchPlan, steps: StepPlan, folder: Path, device: torch.device) -> dict[str, Any]:
+    """What both kinds of trainer are told.
+
+    Half precision is mixed precision on every device: what is trained is float32, and autocast computes in the dtype
+    of the frozen weights. Without it float32 adapters or blocks would meet half-precision activations.
+    """
     train = run.train
     dtype = dtype_of(run.model, device)
-    values: dict[str, Any] = {
+    return {
         "output_dir": str(folder),
         "num_train_epochs": train.epochs,
         "max_steps": train.max_steps or -1,
@@ -58,10 +86,6 @@ def sft_config(
         "dataloader_pin_memory": device.type == "cuda",
         "seed": run.seed,
         "data_seed": run.seed,
-        "max_length": max_length,
-        "packing": run.data.packing,
-        "packing_strategy": "bfd",
-        "dataset_kwargs": {"skip_prepare_dataset": True},
         "logging_strategy": "steps",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
@@ -74,8 +98,11 @@ def sft_config(
         "disable_tqdm": True,
         "ddp_find_unused_parameters": False,  # what a method trains takes part in every step
     }
-    config = SFTConfig(**(values | extra_values(run)))
-    # One rank on a machine with several GPUs uses its own: transformers would copy the model to all (nn.DataParallel).
+
+
+def _on_one_gpu(config: A) -> A:
+    """One rank on a machine with several GPUs uses its own: transformers would copy the model to all of them
+    (nn.DataParallel)."""
     config._n_gpu = min(1, config.n_gpu)
     return config
 

@@ -10,9 +10,11 @@ from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from trl import SFTConfig
 
+from lora_dist.config.classification import is_classification
 from lora_dist.config.experiment import Run
 from lora_dist.config.problems import nearest
 from lora_dist.errors import Problem
@@ -63,16 +65,20 @@ _OWNED = {
 }  # fmt: skip
 
 
+_CALLED = {SFTConfig: "TRL's SFTConfig", TrainingArguments: "transformers' TrainingArguments"}
+
+
 def extra_problems(run: Run) -> Iterator[Problem]:
     """What of `train.extra` and `train.report_to` TRL and transformers would not understand."""
-    fields = _field_types()
+    config = _config_of(run)
+    fields = _field_types(config)
     understood = True
     for name, value in run.train.extra.items():
         key = f"train.extra.{name}"
         if name in _OWNED:
             yield Problem(key, "is set elsewhere by lora_dist", f"use {_OWNED[name]}")
         elif name not in fields:
-            yield Problem(key, "is not a field of TRL's SFTConfig", nearest(name, sorted(fields.keys() - _OWNED)))
+            yield Problem(key, f"is not a field of {_CALLED[config]}", nearest(name, sorted(fields.keys() - _OWNED)))
         else:
             try:
                 fields[name].validate_python(value)
@@ -89,16 +95,16 @@ def extra_problems(run: Run) -> Iterator[Problem]:
 
 
 def _together(run: Run) -> Iterator[Problem]:
-    """What TRL itself says about the values, which are its own to judge."""
+    """What TRL and transformers say about the values, which are their own to judge."""
     try:
-        SFTConfig(output_dir="unused", report_to="none", bf16=False, use_cpu=True, **extra_values(run))
+        _config_of(run)(output_dir="unused", report_to="none", bf16=False, use_cpu=True, **extra_values(run))
     except (ValueError, TypeError, ImportError) as error:
         yield Problem("train.extra", " ".join(str(error).split())[:300], "correct it")
 
 
 def extra_values(run: Run) -> dict[str, Any]:
     """The fields that are handed through, as the types that TRL declares (SFTConfig itself converts nothing)."""
-    fields = _field_types()
+    fields = _field_types(_config_of(run))
     return {
         name: fields[name].validate_python(value)
         for name, value in run.train.extra.items()
@@ -106,7 +112,11 @@ def extra_values(run: Run) -> dict[str, Any]:
     }
 
 
+def _config_of(run: Run) -> type[TrainingArguments]:
+    return TrainingArguments if is_classification(run) else SFTConfig
+
+
 @cache
-def _field_types() -> dict[str, TypeAdapter[Any]]:
-    hints = typing.get_type_hints(SFTConfig)
-    return {field.name: TypeAdapter(hints[field.name]) for field in dataclasses.fields(SFTConfig) if field.init}
+def _field_types(config: type[TrainingArguments]) -> dict[str, TypeAdapter[Any]]:
+    hints = typing.get_type_hints(config)
+    return {field.name: TypeAdapter(hints[field.name]) for field in dataclasses.fields(config) if field.init}

@@ -47,7 +47,8 @@ def with_fillers(rows: Dataset, fillers: int) -> Dataset:
     """`rows` and, after them, `fillers` rows of two tokens, neither scored: they change no loss and no gradient."""
     if not fillers:
         return rows
-    filler = {"input_ids": rows[0]["input_ids"][:FILLER_TOKENS], "labels": [NOT_SCORED] * FILLER_TOKENS}
+    ids = (rows[0]["input_ids"] * FILLER_TOKENS)[:FILLER_TOKENS]  # a row to classify may have a single token
+    filler = {"input_ids": ids, "labels": [NOT_SCORED] * FILLER_TOKENS}
     if "seq_lengths" in rows.column_names:  # packed
         filler["seq_lengths"] = [FILLER_TOKENS]
     return concatenate_datasets([rows, Dataset.from_list([filler] * fillers, features=rows.features)])

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
-from trl import SFTTrainer
+from transformers import PreTrainedTokenizerBase, Trainer
 
 from lora_dist.config.experiment import Run
 from lora_dist.config.sections import ADAPTER_KINDS
 from lora_dist.models.adapters import check_saved_adapter, name_kept_zeros
+from lora_dist.models.classifiers import classes_of
 from lora_dist.models.device import dtype_of
 from lora_dist.models.provenance import Provenance, provenance_of
 from lora_dist.store.atomic import whole_folder, write_errors
@@ -21,7 +21,7 @@ from lora_dist.team import Team
 
 
 def save_model(
-    trainer: SFTTrainer,
+    trainer: Trainer,
     run: Run,
     folder: Path,
     tokenizer: PreTrainedTokenizerBase,
@@ -50,7 +50,10 @@ def save_model(
             weights = {name: weight.to(dtype) for name, weight in weights.items()}
     if weights is not None and run.method.kind == "prefix":
         team.first_does(lambda: _give_back(trainer.model, weights))
-    told = team.first_does(lambda: provenance_of(run, pretrained, folder.parent.name)) if adapted else None
+    told = None
+    if adapted:
+        names = classes_of(trainer.model)
+        told = team.first_does(lambda: provenance_of(run, pretrained, folder.parent.name, names))
     team.first_does(lambda: _write(trainer.model, weights, folder, tokenizer, told))
 
 
@@ -79,7 +82,7 @@ def _write(
                 name_kept_zeros(aside)
 
 
-def _together(trainer: SFTTrainer, team: Team, *, adapters_only: bool) -> dict[str, Tensor]:
+def _together(trainer: Trainer, team: Team, *, adapters_only: bool) -> dict[str, Tensor]:
     """The weights under their names, whole, on the CPU of rank 0 (the others take part and keep nothing)."""
     from deepspeed.utils import safe_get_full_fp32_param
 

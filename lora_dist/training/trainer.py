@@ -1,4 +1,4 @@
-"""The training stage: from tokens to `model/`, through TRL's SFTTrainer."""
+"""The training stage: from tokens to `model/`, through TRL's SFTTrainer (of a classifier: transformers' Trainer)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
-from transformers import PreTrainedTokenizerBase, PrinterCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer
 from trl import SFTConfig, SFTTrainer, pack_dataset
 
 from lora_dist.config.experiment import Run
@@ -23,7 +23,6 @@ from lora_dist.models.device import PeakMemory, device_of, dtype_of, peak_memory
 from lora_dist.models.loading import load_model
 from lora_dist.models.methods import (
     choose_trainable,
-    count_parameters,
     describe_model,
     hold_in_float32,
     quantization_config,
@@ -37,11 +36,13 @@ from lora_dist.store.ledger import RESUMED, resumed_steps, write_event
 from lora_dist.store.record import ModelPart, TrainPart
 from lora_dist.team import Team
 from lora_dist.training.agreement import StopTogether
-from lora_dist.training.arguments import precision_problems, sft_config
-from lora_dist.training.checkpoints import Makers, Resume, SealCheckpoints, check_space, filling, find_resume
+from lora_dist.training.arguments import class_config, precision_problems, sft_config
+from lora_dist.training.checkpoints import Makers, Resume, SealCheckpoints, find_resume
+from lora_dist.training.classifier import ClassTrainer, make_class_trainer
 from lora_dist.training.metrics import StepMetrics, cut_back, figures_of
-from lora_dist.training.order import FILLER_TOKENS, EpochOrder, fillers_for, with_fillers
+from lora_dist.training.order import FILLER_TOKENS, fillers_for, with_fillers
 from lora_dist.training.saving import save_model
+from lora_dist.training.steps import SameSteps
 from lora_dist.training.stop import StopFlag
 from lora_dist.world import World
 
@@ -49,43 +50,8 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]
 
 
-class _Trainer(SFTTrainer):
-    """SFTTrainer whose steps are the same on any number of ranks, and whose checkpoints are whole or not there.
-
-    It remembers how many tokens the loss of the current optimizer step is over.
-    """
-
-    scored_tokens_of_step = 0
-
-    def __init__(self, *arguments: Any, team: Team, fillers: int, **named: Any) -> None:
-        self.team, self.fillers = team, fillers
-        super().__init__(*arguments, **named)
-        # TRL's loss is over all tokens of the step. transformers counts them only for models whose forward takes
-        # loss settings, and would weigh micro-batches equally, whatever their size, for one that does not.
-        self.model_accepts_loss_kwargs = True
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        self.scored_tokens_of_step = num_items_in_batch
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
-        rows = len(train_dataset if train_dataset is not None else self.train_dataset)
-        step = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.team.world.size
-        return EpochOrder(
-            rows - self.fillers, self.fillers, self.args.data_seed, lambda: self.state.global_step // -(-rows // step)
-        )
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(self.args.output_dir)
-        self.team.first_does(lambda: check_space(folder, self._checkpoint_bytes()))
-        with filling(folder / f"checkpoint-{self.state.global_step}"):
-            super()._save_checkpoint(model, trial)
-
-    def _checkpoint_bytes(self) -> int:
-        """What a checkpoint holds at least: weights that are trained and AdamW's two moments of them, in float32."""
-        return 12 * count_parameters(self.model).trainable
+class _Trainer(SameSteps, SFTTrainer):
+    """TRL's trainer with our steps. Its loss is over all tokens of a step."""
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
@@ -95,8 +61,8 @@ class _Trainer(SFTTrainer):
         if not load_prefix_maker(self.model, Path(resume_from_checkpoint)):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write no README beside the checkpoints: nobody publishes those."""
+
+AnyTrainer = _Trainer | ClassTrainer
 
 
 def train_run(
@@ -130,12 +96,15 @@ def train_run(
     steps = plan_steps(run.train, len(rows))
     plan = batches.document() | steps.document() | {"strategy": world.strategy}
     team.first_does(lambda: write_json(folder.plan, plan))
-    config = sft_config(
-        run, batches, steps, folder=folder.checkpoints, device=device, max_length=tokens.facts.max_length
-    )
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.log.parent / "tensorboard")  # where transformers looks
     pretrained = folder.pruned if run.prune else None
-    trainer = make_trainer(run, config, rows, tokenizer, device, team, pretrained=pretrained)
+    place = {"folder": folder.checkpoints, "device": device}
+    if tokens.facts.labels is not None:
+        config = class_config(run, batches, steps, **place)
+        trainer: AnyTrainer = make_class_trainer(run, config, rows, tokenizer, tokens.facts.labels, device, team)
+    else:
+        config = sft_config(run, batches, steps, **place, max_length=tokens.facts.max_length)
+        trainer = make_trainer(run, config, rows, tokenizer, device, team, pretrained=pretrained)
     stopping = StopTogether(stop, team)
     _add_callbacks(trainer, run, folder, steps, stopping, progress)
     reset_peak_memory(device)
@@ -150,9 +119,11 @@ def train_run(
     _close(trainer)
 
 
-def _describe(trainer: _Trainer, run: Run) -> ModelPart:
+def _describe(trainer: AnyTrainer, run: Run) -> ModelPart:
     """The model as it was trained. DeepSpeed holds what is trained in half precision, beside float32 copies of it."""
     part = describe_model(run, trainer.model)
+    if isinstance(trainer, ClassTrainer):
+        part = part.model_copy(update={"drawn_modules": list(trainer.drawn)})
     if zero_stage_of(trainer) and part.trainable_dtype != "float32":
         return part.model_copy(update={"trainable_dtype": f"{part.trainable_dtype} with float32 masters"})
     return part
@@ -233,7 +204,7 @@ def make_trainer(
     return trainer
 
 
-def zero_stage_of(trainer: SFTTrainer) -> int:
+def zero_stage_of(trainer: Trainer) -> int:
     """The ZeRO stage of the live engine; 0 when no DeepSpeed engine drives the training."""
     engine = trainer.model_wrapped
     stage = getattr(engine, "zero_optimization_stage", None)
@@ -254,7 +225,7 @@ def _take_up(folder: RunFolder, world: World, batches: BatchPlan) -> Resume:
 
 
 def _add_callbacks(
-    trainer: _Trainer, run: Run, folder: RunFolder, steps: StepPlan, stopping: StopTogether, progress: Progress
+    trainer: AnyTrainer, run: Run, folder: RunFolder, steps: StepPlan, stopping: StopTogether, progress: Progress
 ) -> None:
     """Sealing comes before measuring, whose clock starts after it; a stop after both."""
     team = trainer.team

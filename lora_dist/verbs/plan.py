@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_dist.assets import launch_config_path
+from lora_dist.config.classification import is_classification
 from lora_dist.config.expansion import expand
 from lora_dist.config.experiment import Experiment, Run
 from lora_dist.dispatch.devices import gpus_here, parse_bytes
@@ -81,6 +82,12 @@ def plan(
 
 
 def _plan_run(run: Run, experiment: Experiment, hardware: Hardware, *, is_alone: bool) -> RunPlan:
+    if is_classification(run):
+        raise ConfigError(
+            key="data.task",
+            problem="the memory of a classifier is not counted here",
+            fix="train it: its models are small, and the record tells the peak",
+        )
     shape = shape_of_run(run, download=True)
     if shape is None:
         raise ConfigError(
