@@ -97,7 +97,8 @@ def _print_labels(column: str, balance: LabelBalance) -> None:
 def _print_examples(examples: Sequence[Rendered]) -> None:
     for example in examples:
         cut = f", {many(example.cut, 'more token')} cut" if example.cut else ""
-        told = f"{many(example.tokens, 'token')}, the loss is on {example.scored_tokens:,}{cut}"
+        scored = f"{example.scored_tokens:,}" if example.scored_tokens else "its label"
+        told = f"{many(example.tokens, 'token')}, the loss is on {scored}{cut}"
         _say(f"{example.split}, {example.row}: {told}", style="bold")
         stdout.print(_shown(example.segments), soft_wrap=True, highlight=False)
         _say()

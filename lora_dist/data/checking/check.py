@@ -87,7 +87,7 @@ def check_section(
         findings += repeated(name, part.compared)
     findings += leaked({name: part.compared for name, part in parts.items()}, partial(progress, "compare"))
     labels = find_labels(section, source)
-    findings += label_findings(labels)
+    findings += label_findings(labels, stop=section.task == "classification")
     measured = {name: part.measured for name, part in parts.items()}
     return DataCheck(
         lengths,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,8 @@ def measure(
     for start in range(0, len(examples), _BATCH):
         encoded += encode(examples[start : start + _BATCH])
         heard(len(encoded), len(examples))
+    if task == "classification":  # the loss is on the label alone, not on an EOS
+        encoded = [replace(row, labels=np.full_like(row.labels, NOT_SCORED)) for row in encoded]
     made = blocks(encoded, lengths.block_size) if is_text else [row.cut(lengths.max_length) for row in encoded]
     long = [] if is_text else [row for row in encoded if len(row.ids) > lengths.max_length]
     lost = [len(row.scored_ids) - len(row.cut(lengths.max_length).scored_ids) for row in long]
@@ -119,9 +121,12 @@ def length_findings(
             yield Finding("nothing_scored", Problem("data.path", what, "give it more text"), True, 1, part)
         return
     most = lengths.max_length
-    unscored = [i for i, row in enumerate(measured.encoded) if row.first_scored >= len(row.ids)]
-    lost = [i for i, row in enumerate(measured.encoded) if row.is_lost(most) and row.first_scored < len(row.ids)]
-    cut = [i for i, row in enumerate(measured.encoded) if len(row.ids) > most and not row.is_lost(most)]
+    scored = {i for i, row in enumerate(measured.encoded) if row.first_scored < len(row.ids)}
+    is_labelled = task == "classification"  # the loss is on a label, which nothing cuts
+    unscored = [] if is_labelled else [i for i in range(len(measured.encoded)) if i not in scored]
+    lost = [i for i in sorted(scored) if measured.encoded[i].is_lost(most)]
+    kept = range(len(measured.encoded)) if is_labelled else sorted(scored.difference(lost))
+    cut = [i for i in kept if len(measured.encoded[i].ids) > most]
     if unscored:
         what = "has no token that could be scored"
         yield _unscored(part, selection, unscored, "data.path", what, "remove the row, or give it a prompt")

@@ -19,7 +19,7 @@ def find_labels(section: DataSection, source: Source) -> tuple[str, LabelBalance
     """The column of labels and its balance: the one that is said to be, or completions that are few different texts."""
     train = source.rows.get("train")
     roles = columns_by_role(section, train.columns if train is not None else ())
-    column = dict(section.columns).get("label") or ("label" if section.task == "classification" else None)
+    column = roles["label"] if section.task == "classification" else dict(section.columns).get("label")
     guessed = column is None
     column = column or roles["completion"]
     found = {part: values for part in source.selections if (values := source.values(part, column)) is not None}
@@ -30,8 +30,12 @@ def find_labels(section: DataSection, source: Source) -> tuple[str, LabelBalance
     return column, label_balance(found)
 
 
-def label_findings(labels: tuple[str, LabelBalance] | None) -> Iterator[Finding]:
-    """What looks odd about labels: some that train lacks, one in several spellings, one only."""
+def label_findings(labels: tuple[str, LabelBalance] | None, *, stop: bool) -> Iterator[Finding]:
+    """What looks odd about labels: some that train lacks, one in several spellings, one only.
+
+    Args:
+        stop: whether a label that train lacks, and one only, stop training (a classification refuses them).
+    """
     if labels is None:
         return
     column, balance = labels
@@ -40,18 +44,18 @@ def label_findings(labels: tuple[str, LabelBalance] | None) -> Iterator[Finding]
         if part != "train" and unseen:
             rows = sum(balance.counts[part][label] for label in unseen)
             what = f"{part} has labels in column '{column}' that train lacks: {_quoted(unseen)} ({rows:,} rows)"
-            yield _of_labels(what, "correct them, or add rows of them to train", rows, part)
+            yield _of_labels(what, "correct them, or add rows of them to train", rows, part, stop)
     for spellings in balance.spellings:
         rows = sum(counts[label] for counts in balance.counts.values() for label in spellings)
         what = f"column '{column}' has one label in several spellings: {_quoted(spellings)}"
         yield _of_labels(what, "write it in one way", rows, None)
     if len([label for label in balance.labels if balance.counts["train"][label]]) == 1:
         what = f"all rows of train have the same label in column '{column}': {_quoted(balance.labels[:1])}"
-        yield _of_labels(what, "add rows with others", sum(balance.counts["train"].values()), "train")
+        yield _of_labels(what, "add rows with others", sum(balance.counts["train"].values()), "train", stop)
 
 
-def _of_labels(what: str, fix: str, rows: int, part: str | None) -> Finding:
-    return Finding("labels", Problem("data.path", what, fix), False, rows, part)
+def _of_labels(what: str, fix: str, rows: int, part: str | None, stop: bool = False) -> Finding:
+    return Finding("labels", Problem("data.path", what, fix), stop, rows, part)
 
 
 def _quoted(labels: list[str]) -> str:

@@ -11,6 +11,7 @@ from lora_dist.data.checking.findings import NAMED, Finding, such_rows
 from lora_dist.data.checking.row_faults import judge
 from lora_dist.data.columns import Selection
 from lora_dist.data.formats import Format, format_of
+from lora_dist.data.labelled import labelled_texts
 from lora_dist.data.rows import Rows
 from lora_dist.data.sources import find_splits
 from lora_dist.data.splits import complete_splits
@@ -66,10 +67,16 @@ def read_source(
             source.rows[part] = rows
     typical = _typical(source.rows)
     if typical is not None:
-        source.form = _caught(source.findings, lambda: format_of(section, tokenizer, typical))
+        source.form = _caught(source.findings, lambda: _form(section, tokenizer, typical))
     if source.form is not None:
         _select(source, source.form, section, is_whole=len(source.rows) == len(splits))
     return source
+
+
+def _form(section: DataSection, tokenizer: PreTrainedTokenizerBase, typical: Rows) -> Format:
+    if section.task == "classification":
+        return labelled_texts(section, typical)
+    return format_of(section, tokenizer, typical)
 
 
 def _typical(rows: Mapping[str, Rows]) -> Rows | None:
