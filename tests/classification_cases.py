@@ -9,7 +9,15 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+)
 
 TELLING = {"good": "positive", "fine": "positive", "bad": "negative", "poor": "negative", "plain": "neutral"}
 OTHERS = ["the", "a", "film", "book", "song", "was", "is", "very", "quite", "so", "we", "saw", "it", "today"]
@@ -43,6 +51,9 @@ def save_encoder(folder: Path, kind: str = "bert", **changes: Any) -> Path:
         shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
         calm = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         model = BertModel(BertConfig(**(SHAPE | shape | calm | changes)))
+    elif kind == "roberta":  # counts positions from behind its padding's
+        shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+        model = RobertaModel(RobertaConfig(**(SHAPE | shape | {"pad_token_id": 0} | changes)))
     else:
         shape = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48}
         model = DistilBertModel(DistilBertConfig(**(SHAPE | shape | changes)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import pyarrow.parquet as pq
 import pytest
@@ -141,3 +142,20 @@ def test_what_a_classification_cannot_have_is_refused_in_one_line(compared):
             check(override)
         assert str(caught.value).startswith(line)
     assert [path.name for path in alone.iterdir()] == ["small.yaml"]
+
+
+@pytest.mark.slow
+def test_over_several_seeds_the_report_tells_the_difference_of_their_means(tmp_path):
+    encoder = save_encoder(tmp_path / "encoder")
+    arms, train = {arm: ARMS[arm] for arm in ("lora", "full")}, {**TRAIN, "max_steps": 20}
+    write(tmp_path, encoder, sentence_files(tmp_path), data=CLASSIFICATION, train=train, arms=arms, seeds=[1, 2])
+    done = run_cli("compare", "small.yaml", cwd=tmp_path)
+    assert done.code == 0, done.err
+    report = tmp_path / "runs" / "small" / "report"
+    rows = list(csv.DictReader((report / "results.csv").read_text().splitlines()))
+    mean = {arm: sum(float(row["test_accuracy"]) for row in rows if row["arm"] == arm) / 2 for arm in arms}
+    (note,) = [line for line in (report / "report.md").read_text().splitlines() if "mean of 2 seeds" in line]
+    value = float(re.search(r"seeds: ([+-]?[\d.]+)", note)[1])
+    assert value == pytest.approx(100 * (mean["lora"] - mean["full"]), abs=0.06)
+    assert "lora minus full" in note
+    assert note.endswith(("points of accuracy: no difference shown.", "points of accuracy."))

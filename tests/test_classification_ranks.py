@@ -41,7 +41,7 @@ def test_zero_is_refused_in_one_line(tmp_path):
     run = only_run(load_experiment(ranks.experiment), "lora")
     for strategy in ("zero1", "zero2", "zero3"):
         world = World(size=2, strategy=strategy)
-        with pytest.raises(UserError, match=r"launch\.config: ZeRO is not there for classification; use ddp"):
+        with pytest.raises(UserError, match="ZeRO is not there for classification; use ddp"):
             Preflight(tmp_path / "tokens", lambda *_: None).check([run], [world])
     with pytest.raises(UserError, match="FSDP is not supported"):
         Preflight(tmp_path / "tokens", lambda *_: None).check([run], [World(size=2, strategy="fsdp")])

@@ -12,8 +12,10 @@ from torch.nn.functional import cross_entropy
 from training_cases import one_thread as one_thread
 from training_cases import prepare
 
+from lora_dist.config.sections import ModelSection
+from lora_dist.errors import UserError
 from lora_dist.evaluation.class_scores import read_class_scores
-from lora_dist.models.classifiers import Classes, load_classifier
+from lora_dist.models.classifiers import Classes, classifier_context, empty_classifier, load_classifier
 
 CPU = torch.device("cpu")
 TRAIN = {"max_steps": 7, "global_batch_size": 16, "micro_batch_size": 8, "learning_rate": 0.01, "checkpoint_steps": 2}
@@ -67,12 +69,15 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, encoder, fi
     assert resumed.train.scored_tokens == record.train.scored_tokens == 2 * 45 + 16
 
 
-@pytest.mark.parametrize("model", ["bert", "distilbert", "llama"])
+@pytest.mark.parametrize("model", ["bert", "distilbert", "roberta", "llama"])
 def test_the_head_that_was_trained_is_the_one_that_is_measured(tmp_path, tiny_model, files, model):
     source = tiny_model if model == "llama" else save_encoder(tmp_path / "source", model)
-    targets = {"bert": ["query", "value"], "distilbert": ["q_lin", "v_lin"], "llama": "all-linear"}[model]
-    heads = {"bert": ["classifier"], "distilbert": ["classifier", "pre_classifier"], "llama": ["score"]}[model]
-    case = make(tmp_path, source, files, data=CLASSIFICATION | {"max_length": 24}, method={"targets": targets})
+    targets = {"bert": ["query", "value"], "distilbert": ["q_lin", "v_lin"]}.get(model, "all-linear")
+    heads = {
+        "bert": ["classifier"], "distilbert": ["classifier", "pre_classifier"],
+        "roberta": ["classifier.dense", "classifier.out_proj"], "llama": ["score"],
+    }[model]  # fmt: skip
+    case = make(tmp_path, source, files, data=CLASSIFICATION | {"max_length": 20}, method={"targets": targets})
     record = case.work()
     assert record.model.drawn_modules == heads
     saved = load_file(case.folder.model / "adapter_model.safetensors")
@@ -181,3 +186,11 @@ def test_a_source_without_a_pooler_has_one_drawn_and_trained(tmp_path, encoder, 
     saved = load_file(case.folder.model / "adapter_model.safetensors")
     assert any("pooler.dense.weight" in name for name in saved)
     assert json.loads((case.folder.model / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"
+
+
+def test_roberta_reads_as_many_tokens_as_it_has_positions_behind_the_padding(tmp_path, files):
+    roberta = save_encoder(tmp_path / "roberta", "roberta")
+    assert classifier_context(empty_classifier(ModelSection(path=str(roberta)))) == 23
+    longest = {"max_length": 24}
+    with pytest.raises(UserError, match="24 tokens are more than the model's context of 23"):
+        make(tmp_path, roberta, files, data=CLASSIFICATION | longest)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
+from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from lora_dist.config.sections import ModelSection
@@ -22,11 +24,14 @@ from lora_dist.store.sizes import bytes_in
 _SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.spm", "*.codes", "*.bpe")
 _CODE = "*.py"
 _TEMPLATES = "additional_chat_templates/*.jinja"
+Opener = Callable[[ModelSection, Report | None], PreTrainedModel]
 
 
-def fetch_model(section: ModelSection, report: Report) -> Fetched:
+def fetch_model(section: ModelSection, report: Report, open_empty: Opener = empty_model) -> Fetched:
     """Make sure that this model can be opened without a network: download it, or make a built-in one.
 
+    Args:
+        open_empty: opens its structure, as the runs will.
     Raises:
         ModelError: it is not there, is gated, has no safetensors weights, or does not fit the disk; or the hub cannot
             be reached and it is not in the cache.
@@ -47,10 +52,10 @@ def fetch_model(section: ModelSection, report: Report) -> Fetched:
             if snapshot is None:
                 raise
             return Fetched(str(snapshot), bytes_in(snapshot), "already there")
-        return _fetch(section, repository, report)
+        return _fetch(section, repository, report, open_empty)
 
 
-def _fetch(section: ModelSection, repository: Repository, report: Report) -> Fetched:
+def _fetch(section: ModelSection, repository: Repository, report: Report, open_empty: Opener) -> Fetched:
     wanted = [name for name in repository.sizes if _is_small(section, name)]
     came = download(repository, wanted, report)
     # Asked for by its branch or tag, which then stands for this commit in the cache.
@@ -60,7 +65,7 @@ def _fetch(section: ModelSection, repository: Repository, report: Report) -> Fet
     came += download(repository, weights, report)
     # Opening fetches what has another name than those above: rare vocabularies, code from other repositories.
     load_tokenizer(section)
-    empty_model(section)
+    open_empty(section, None)
     size = sum(repository.sizes[name] for name in [*wanted, *weights])
     where = config.parent if config else repository.cache
     return Fetched(str(where), size, "fetched" if came else "already there")

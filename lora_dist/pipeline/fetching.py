@@ -12,6 +12,7 @@ from lora_dist.hub import Report
 from lora_dist.models.fetching import fetch_model
 from lora_dist.models.loading import quiet_transformers
 from lora_dist.models.sources import BUILTIN
+from lora_dist.pipeline.task_models import models_for
 from lora_dist.pipeline.telling import Progress, as_stage, placed
 from lora_dist.store.fetched import Fetched, Source
 
@@ -45,7 +46,8 @@ def _report(progress: Progress, name: str) -> Report:
 
 
 def _needs(run: Run) -> Iterator[tuple[str, str, Callable[[Report], Fetched]]]:
-    yield "model", _name_of_model(run.model), lambda report: fetch_model(run.model, report)
+    empty = models_for(run.data.task).empty
+    yield "model", _name_of_model(run.model), lambda report: fetch_model(run.model, report, empty)
     calibration = run.prune.calibration.data if run.prune else None
     for section in filter(None, (run.data, calibration)):
         yield "data", _name_of_data(section), lambda report, section=section: fetch_data(section, report)

@@ -88,10 +88,7 @@ def measure_run(
     """
     started = time.perf_counter()
     forms = Forms(run, folder, tokens.rows(SPLIT), team, progress) if wants_forms(run) else None
-    if is_classification(run):
-        live = _measure_classifier(run, folder, tokens, tokenizer, team, progress, adapter)
-    else:
-        live = _measure_live(run, folder, tokens, tokenizer, team, progress, adapter, forms, sparse_kernels)
+    live = _measure_live(run, folder, tokens, tokenizer, team, progress, adapter, forms, sparse_kernels)
     if forms is not None:
         release_memory()
         forms.measure_merged(tokenizer)
@@ -145,6 +142,8 @@ def _measure_live(
     sparse_kernels: bool,
 ) -> dict[str, Any]:
     """The parts of the record that the model in memory tells; it is gone when this returns."""
+    if is_classification(run):
+        return _measure_classifier(run, folder, tokens, tokenizer, team, progress, adapter)
     progress("evaluate", 0, 0, "loading the model")
     model = open_measured(run, folder, device_of(team.world), adapter)
     prune = team.first_does(lambda: prune_part(run, folder, model)) if run.prune else None

@@ -98,13 +98,7 @@ def train_run(
     team.first_does(lambda: write_json(folder.plan, plan))
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.log.parent / "tensorboard")  # where transformers looks
     pretrained = folder.pruned if run.prune else None
-    place = {"folder": folder.checkpoints, "device": device}
-    if tokens.facts.labels is not None:
-        config = class_config(run, batches, steps, **place)
-        trainer: AnyTrainer = make_class_trainer(run, config, rows, tokenizer, tokens.facts.labels, device, team)
-    else:
-        config = sft_config(run, batches, steps, **place, max_length=tokens.facts.max_length)
-        trainer = make_trainer(run, config, rows, tokenizer, device, team, pretrained=pretrained)
+    trainer = _trainer_of(run, folder, tokens, rows, tokenizer, batches, steps, team)
     stopping = StopTogether(stop, team)
     _add_callbacks(trainer, run, folder, steps, stopping, progress)
     reset_peak_memory(device)
@@ -117,6 +111,26 @@ def train_run(
     train_part = _train_part(run, folder, batches, steps, memory, zero_stage_of(trainer)) if world.is_first else None
     team.first_does(lambda: write_json(folder.training, {"train": vars(train_part), "model": model_part.model_dump()}))
     _close(trainer)
+
+
+def _trainer_of(
+    run: Run,
+    folder: RunFolder,
+    tokens: TokenSet,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: BatchPlan,
+    steps: StepPlan,
+    team: Team,
+) -> AnyTrainer:
+    """The trainer of the run's task."""
+    place = {"folder": folder.checkpoints, "device": device_of(team.world)}
+    if tokens.facts.labels is not None:
+        args = class_config(run, batches, steps, **place)
+        return make_class_trainer(run, args, rows, tokenizer, tokens.facts.labels, place["device"], team)
+    config = sft_config(run, batches, steps, **place, max_length=tokens.facts.max_length)
+    pretrained = folder.pruned if run.prune else None
+    return make_trainer(run, config, rows, tokenizer, place["device"], team, pretrained=pretrained)
 
 
 def _describe(trainer: AnyTrainer, run: Run) -> ModelPart:

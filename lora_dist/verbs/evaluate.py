@@ -73,9 +73,7 @@ def evaluate_model(
     if experiment.arms:
         raise ConfigError(key="arms", problem="one model is measured here", fix="leave arms out, or use compare")
     if sparse_kernels and experiment.data.task == CLASSIFICATION:
-        raise ConfigError(
-            key="--sparse-kernels", problem=f"is not there for data.task={CLASSIFICATION}", fix="leave it out"
-        )
+        raise ConfigError(key="--sparse-kernels", problem=f"is not there for {CLASSIFICATION}", fix="leave it out")
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise ModelError(
             key="--adapter", problem=f"'{adapter}' holds no adapter_config.json", fix="give a folder that peft saved"
