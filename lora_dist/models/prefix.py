@@ -79,8 +79,9 @@ def _flaw_of(make: Callable[[], nn.Module]) -> str | None:
 def start_prefix(model: PeftModel, rows: Iterable[Sequence[int]]) -> None:
     """Let an untrained prefix be what the base makes of the first V tokens of `rows` (of all, again and again if few).
 
-    The paper (section 7.4) finds real words much better than random keys and values, with which peft begins. A prefix
-    that is made by an MLP begins at random, as there.
+    The paper (section 7.4) finds real words better than random keys and values, with which peft begins, where there is
+    little data. (On a 6.5M-parameter Llama and 300 problems it was the same: perplexity 8.96 and 8.92 after training,
+    one seed, 2026-11-27.) A prefix that is made by an MLP begins at random, as in the paper.
 
     Args:
         rows: token ids, the same on every rank.

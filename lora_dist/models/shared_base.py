@@ -41,16 +41,16 @@ def sharing_problems(adapters: Sequence[AdapterFolder]) -> Iterator[Problem]:
 
 
 def _problems_of(adapter: AdapterFolder) -> Iterator[Problem]:
-    try:
-        read_header(adapter.weights)
-    except ModelError as error:
-        yield from error.problems
     if adapter.kind != "lora":
         problem = (
             f"is {_CALLED[adapter.kind]}, which cannot share a base with others (peft has mixed batches of LoRA only)"
         )
         yield Problem(adapter.name, problem, "give a LoRA adapter, and look at this one with `lora-dist evaluate`")
         return
+    try:
+        read_header(adapter.weights)
+    except ModelError as error:
+        yield from error.problems
     more = beyond_lora(adapter.config)
     if more:
         problem = f"is more than LoRA ({', '.join(more)}): it would change the base under the others"
