@@ -24,6 +24,7 @@ from lora_dist.reporting.drawing import (
     panels,
     png_bytes,
 )
+from lora_dist.reporting.frontier import pareto_line
 from lora_dist.reporting.names import without_seed
 from lora_dist.reporting.rows import Comparison, Estimate, Group, Row, best, settings_of
 from lora_dist.reporting.words import listed, perplexity
@@ -160,23 +161,6 @@ def _point(panel: Axes, row: Row, x: float, before: Sequence[Point], theme: Them
         transform=nudged(panel, nudge),
     )  # fmt: skip
     return Point(x, estimate.value, lowest, highest, label, nudge)
-
-
-def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The Pareto front of (cost, loss), by rising cost: points that none beats in one and equals in the other."""
-    kept: list[tuple[float, float]] = []
-    for cost, loss in sorted(set(points)):
-        if not kept or loss < kept[-1][1]:
-            kept.append((cost, loss))
-    return kept
-
-
-def pareto_line(panel: Axes, points: Sequence[Point], theme: Theme, *, higher_is_better: bool) -> None:
-    """Steps along the Pareto front, where it has more than one point."""
-    sign = -1 if higher_is_better else 1
-    found = [(x, sign * loss) for x, loss in front([(point.x, sign * point.y) for point in points])]
-    if len(found) > 1:
-        panel.step(*zip(*found, strict=True), where="post", color=theme.faint, linewidth=1.2, alpha=0.7, zorder=1)
 
 
 def _shown(row: Row) -> Estimate | None:
