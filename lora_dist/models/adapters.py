@@ -20,6 +20,7 @@ from lora_dist.models.structure import head_names, is_classifier, is_in, linear_
 from lora_dist.store.atomic import write_json
 
 ADAPTER_KINDS = ("lora", "qlora")
+_PEFTS_OWN_HEADS = ("classifier", "score")  # peft (0.21) adds these to modules_to_save of every classifier by itself
 
 
 def target_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[Problem]:
@@ -48,7 +49,7 @@ def lora_config(method: MethodSection, heads: Sequence[str] = ()) -> LoraConfig:
     """
     config = LoraConfig(
         task_type="SEQ_CLS" if heads else "CAUSAL_LM",
-        modules_to_save=list(heads) or None,
+        modules_to_save=[head for head in heads if head not in _PEFTS_OWN_HEADS] or None,
         r=method.rank,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,
