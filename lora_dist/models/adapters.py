@@ -33,6 +33,8 @@ def adapter_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[
     if method.kind == "prefix":
         yield from prefix_problems(model, method)
 
+_PEFTS_OWN_HEADS = ("classifier", "score")  # peft (0.21) adds these to modules_to_save of every classifier by itself
+
 
 def target_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[Problem]:
     """What is wrong with `method.targets` for this model, each name by itself."""
@@ -73,7 +75,7 @@ def lora_config(method: MethodSection, heads: Sequence[str] = ()) -> LoraConfig:
     """
     config = LoraConfig(
         task_type="SEQ_CLS" if heads else "CAUSAL_LM",
-        modules_to_save=list(heads) or None,
+        modules_to_save=[head for head in heads if head not in _PEFTS_OWN_HEADS] or None,
         r=method.rank,
         lora_alpha=method.alpha,
         lora_dropout=method.dropout,
