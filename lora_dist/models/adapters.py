@@ -33,6 +33,7 @@ def adapter_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[
     if method.kind == "prefix":
         yield from prefix_problems(model, method)
 
+
 _PEFTS_OWN_HEADS = ("classifier", "score")  # peft (0.21) adds these to modules_to_save of every classifier by itself
 
 
