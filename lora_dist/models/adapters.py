@@ -22,6 +22,7 @@ from lora_dist.models.structure import head_names, is_classifier, is_in, linear_
 from lora_dist.store.atomic import write_json
 
 _TARGETING = (*LORA_KINDS, "ia3")
+_PEFTS_OWN_HEADS = ("classifier", "score")  # peft (0.21) adds these to modules_to_save of every classifier by itself
 
 
 def adapter_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[Problem]:
@@ -32,9 +33,6 @@ def adapter_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[
         yield from ia3_problems(model, method)
     if method.kind == "prefix":
         yield from prefix_problems(model, method)
-
-
-_PEFTS_OWN_HEADS = ("classifier", "score")  # peft (0.21) adds these to modules_to_save of every classifier by itself
 
 
 def target_problems(model: PreTrainedModel, method: MethodSection) -> Iterator[Problem]:

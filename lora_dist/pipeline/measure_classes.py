@@ -12,11 +12,12 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_dist.config.experiment import Run
+from lora_dist.config.sections import ADAPTER_KINDS
 from lora_dist.data.tokens import TokenRows, TokenSet
 from lora_dist.evaluation.class_metrics import METRICS, confusion, metric_interval
 from lora_dist.evaluation.class_scores import ClassScores
 from lora_dist.evaluation.classes import score_classes
-from lora_dist.models.adapters import ADAPTER_KINDS, put_adapter
+from lora_dist.models.adapters import put_adapter
 from lora_dist.models.classifiers import Classes, Classifier, load_classifier
 from lora_dist.models.device import device_of, dtype_of, synchronize
 from lora_dist.store.atomic import make_folder, write_text

@@ -16,8 +16,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
 from lora_dist.config.experiment import Run
+from lora_dist.config.sections import ADAPTER_KINDS
 from lora_dist.data.tokens import NOT_SCORED
-from lora_dist.models.adapters import ADAPTER_KINDS, lora_config
+from lora_dist.models.adapters import lora_config
 from lora_dist.models.classifiers import Classes, load_classifier, trained_heads
 from lora_dist.models.device import dtype_of
 from lora_dist.models.methods import choose_trainable, hold_in_float32
