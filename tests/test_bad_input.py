@@ -25,10 +25,19 @@ def no_stack(tmp_path_factory) -> Path:
     return folder
 
 
+# Of the cases that import the whole stack (15 s each) one for each place that finds mistakes; the others are slow.
+_FAST_WITH_STACK = {"one mistake of all arms", "mistakes of several models", "truncated weights", "full disk",
+                    "adapter: another base"}  # fmt: skip
+
+
+def _is_slow(case):
+    return case.slow or (case.stack and case.name not in _FAST_WITH_STACK)
+
+
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if case.slow else [])
+        pytest.param(case, id=case.name, marks=[pytest.mark.slow] if _is_slow(case) else [])
         for case in [*CASES, *PRUNING, *ADAPTERS, *MERGING]
     ],
 )
