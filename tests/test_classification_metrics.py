@@ -17,9 +17,9 @@ from lora_dist.evaluation.class_metrics import (
     mean_accuracy_difference,
     metric_difference,
     metric_interval,
-    wilson_interval,
 )
 from lora_dist.evaluation.class_scores import ClassScores, read_class_scores
+from lora_dist.evaluation.statistics import wilson
 
 CLASSES = 4
 pairs = st.lists(st.tuples(st.integers(0, CLASSES - 1), st.integers(0, CLASSES - 1)), min_size=1, max_size=40)
@@ -71,14 +71,14 @@ def test_what_the_classes_are_numbered_does_not_matter(rows, order):
 
 def test_wilson_is_the_score_test_inverted_and_as_printed_in_the_literature():
     # Newcombe 1998, table I: 81 of 263 and 0 of 20, 95%.
-    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
     z = 1.959963984540054
     for successes, trials in ((3, 7), (50, 80), (199, 200)):
-        for end in wilson_interval(successes, trials):  # where the score test is just about to reject
+        for end in wilson(successes, trials):  # where the score test is just about to reject
             assert abs(successes / trials - end) == pytest.approx(z * (end * (1 - end) / trials) ** 0.5)
     with pytest.raises(ValueError, match="3 of 2"):
-        wilson_interval(3, 2)
+        wilson(3, 2)
 
 
 def test_a_bootstrap_over_cells_is_one_over_rows():

@@ -11,7 +11,7 @@ from comparison_cases import record, run_folder, write
 from conftest import run_cli
 
 from lora_dist.evaluation.generated_scores import read_judged
-from lora_dist.evaluation.metric_statistics import wilson
+from lora_dist.evaluation.statistics import wilson
 
 ARMS = {
     "base": {"method": {"kind": "base"}},

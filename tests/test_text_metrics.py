@@ -16,7 +16,8 @@ from sacrebleu.metrics import BLEU
 from scipy.stats import binomtest
 
 from lora_dist.evaluation.answers import final_number, is_same_number, normalised, steps_of
-from lora_dist.evaluation.metric_statistics import difference_of, interval_of, value_of, wilson
+from lora_dist.evaluation.metric_statistics import difference_of, interval_of, value_of
+from lora_dist.evaluation.statistics import wilson
 from lora_dist.evaluation.text_metrics import ROUGE_KEYS, Bleu, RowMean, text_metrics, token_f1
 
 METRICS = {metric.key: metric for metric in text_metrics(["exact_match", "f1", "rouge", "bleu"], "math")}

@@ -9,11 +9,10 @@ login nodes."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from statistics import NormalDist
 
 import numpy as np
 
-from lora_dist.evaluation.statistics import Difference
+from lora_dist.evaluation.statistics import Difference, wilson
 
 _CHUNK_DRAWS = 2**21  # counts held at once: 16 MiB
 
@@ -68,27 +67,12 @@ def _f1(counts_sCC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return 2 * hits_sC / np.maximum(sums_sC, 1), true_sC, sums_sC > 0
 
 
-def wilson_interval(successes: int, trials: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share (Wilson 1927), which stays within 0..1 and is no point at 0 and 1.
-
-    Raises:
-        ValueError: no trials, or more successes than trials.
-    """
-    if not 0 <= successes <= trials or trials == 0:
-        raise ValueError(f"{successes} of {trials}")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = successes / trials
-    middle = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    reach = z / (1 + z**2 / trials) * (share * (1 - share) / trials + z**2 / (4 * trials**2)) ** 0.5
-    return max(0.0, middle - reach), min(1.0, middle + reach)
-
-
 def metric_interval(
     metric: str, counts_CC: np.ndarray, *, resamples: int, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
     """Interval of a metric over a confusion matrix: Wilson's for accuracy, else a percentile bootstrap over rows."""
     if metric == "accuracy":
-        return wilson_interval(int(np.trace(counts_CC)), int(counts_CC.sum()), level=level)
+        return wilson(int(np.trace(counts_CC)), int(counts_CC.sum()), level=level)
     classes = len(counts_CC)
     drawn = _resampled(counts_CC.reshape(-1), resamples, seed)
     values_S = np.concatenate([METRICS[metric](counts_sK.reshape(-1, classes, classes)) for counts_sK in drawn])

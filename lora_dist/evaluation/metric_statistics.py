@@ -4,15 +4,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from lora_dist.evaluation.statistics import Difference, percentiles, resampled_counts
+from lora_dist.evaluation.statistics import Difference, percentiles, resampled_counts, wilson
 from lora_dist.evaluation.text_metrics import TextMetric
-
-_Z = {0.95: 1.959963984540054}
-"""Quantiles of the normal distribution."""
 
 
 def value_of(metric: TextMetric, statistics_RK: np.ndarray) -> float:
@@ -59,23 +54,6 @@ def difference_of(
     value = value_of(metric, statistics_a_RK) - value_of(metric, statistics_b_RK)
     both = [_resampled(metric, statistics_RK, resamples, seed) for statistics_RK in (statistics_a_RK, statistics_b_RK)]
     return Difference(value, *percentiles(both[0] - both[1], level), rows=len(statistics_a_RK))
-
-
-def wilson(right: int, answers: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share (Brown, Cai & DasGupta 2001, section 3.1.1).
-
-    Raises:
-        ValueError: no answers, or more right ones than there are; or a level that is not 0.95.
-    """
-    if not 0 <= right <= answers or not answers:
-        raise ValueError(f"{right} right answers of {answers}")
-    z = _Z.get(level)
-    if z is None:
-        raise ValueError(f"level is {level}; only 0.95 is known here")
-    share, shrink = right / answers, z * z / answers
-    middle = (share + shrink / 2) / (1 + shrink)
-    half = z * math.sqrt(share * (1 - share) / answers + shrink / (4 * answers)) / (1 + shrink)
-    return (0.0 if right == 0 else middle - half), (1.0 if right == answers else middle + half)
 
 
 def _resampled(metric: TextMetric, statistics_RK: np.ndarray, resamples: int, seed: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -85,6 +86,21 @@ def perplexity_difference(
     once_1R = np.ones((1, len(nll_a_R)))
     value = _perplexities(once_1R, nll_a_R, tokens_a_R) - _perplexities(once_1R, nll_b_R, tokens_b_R)
     return Difference(float(value[0]), *percentiles(differences_S, level), rows=len(nll_a_R))
+
+
+def wilson(successes: int, trials: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson 1927), which stays within 0..1 and is no point at 0 and 1.
+
+    Raises:
+        ValueError: no trials, or more successes than trials.
+    """
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(f"{successes} of {trials}")
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = successes / trials
+    middle = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    reach = z / (1 + z**2 / trials) * (share * (1 - share) / trials + z**2 / (4 * trials**2)) ** 0.5
+    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def _checked(nll_R: np.ndarray, tokens_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

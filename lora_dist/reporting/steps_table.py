@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from lora_dist.evaluation.answers import steps_of
-from lora_dist.evaluation.metric_statistics import wilson
+from lora_dist.evaluation.statistics import wilson
 from lora_dist.reporting.cells import Cell, SideTable, groups_of
 from lora_dist.reporting.rows import Comparison, Group, Row
 from lora_dist.reporting.words import NOTHING, many, with_interval
