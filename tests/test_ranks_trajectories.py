@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from conftest import REPOSITORY
-from ranks_cases import Ranks, record, weights
+from ranks_cases import METHODS, Ranks, record, weights
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
@@ -125,7 +125,8 @@ def test_packed_rows_and_a_torchrun_without_accelerate(tmp_path, tiny_model, pro
     for ranks_count in (1, 2):
         ranks = Ranks.make(
             tmp_path / str(ranks_count), tiny_model, problem_files,
-            data={"packing": True}, train={"max_steps": 8, "global_batch_size": 4, "micro_batch_size": 1},
+            arms={"lora": METHODS["lora"]}, data={"packing": True},
+            train={"max_steps": 8, "global_batch_size": 4, "micro_batch_size": 1},
         )  # fmt: skip
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(ranks_count)]
         train = ["-m", "lora_dist", "train", str(ranks.experiment), "--arm", "lora"]
