@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from lora_dist.config.experiment import Experiment, Run
 from lora_dist.data.tokens import TokenSet
 from lora_dist.pipeline.preflight import Preflight
+from lora_dist.pipeline.validation import validation_loss
 from lora_dist.pipeline.worker import work
 from lora_dist.store.folders import RunFolder
 from lora_dist.team import Team
@@ -54,7 +55,8 @@ class Case:
 
     def train(self, progress: Any = silent) -> None:
         """The training stage alone."""
-        train_run(self.run, self.folder, self.tokens, self.tokenizer, ALONE, StopFlag(), progress)
+        loss = validation_loss(self.run, self.tokens, self.tokenizer, ALONE)
+        train_run(self.run, self.folder, self.tokens, self.tokenizer, ALONE, StopFlag(), progress, loss)
 
     def work(self) -> Any:
         """All stages, to the record."""

@@ -97,6 +97,12 @@ class Run(Section):
         return self.method.kind != "base"
 
     @property
+    def validates(self) -> bool:
+        """Whether this run measures the validation loss while it trains."""
+        settings = self.train.validation_steps, self.train.early_stopping_patience
+        return self.trains and any(setting is not None for setting in settings)
+
+    @property
     def base_is_pruned(self) -> bool:
         """Whether what is trained has zeros to keep: this run prunes it, or its folder says that somebody has."""
         return self.prune is not None or (user_path(self.model.path) / "pruning.json").is_file()
@@ -114,7 +120,7 @@ class Run(Section):
             "prune": self.prune.relevant() if self.prune else None,
         }
         if self.trains:
-            identity |= {"train": self.train.model_dump(mode="json"), "seed": self.seed}
+            identity |= {"train": self.train.relevant(), "seed": self.seed}
         return f"{self.arm}-{content_hash(_without_non_identity(identity))[:8]}"
 
     def located(self) -> Run:

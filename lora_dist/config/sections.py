@@ -215,6 +215,12 @@ class TrainSection(Section):
     """Recompute activations in the backward pass: less memory for about 20% more time."""
     checkpoint_steps: Whole | None = None
     """Save a checkpoint every N optimizer steps; null is a fifth of the run. None is saved after the last step."""
+    validation_steps: Whole | None = None
+    """Measure the loss on the validation split every N optimizer steps, and after the last; null is once per epoch with
+    early stopping, else never."""
+    early_stopping_patience: Whole | None = None
+    """Early stopping: end the training after N measurements of the validation loss in a row without a new lowest. The
+    model of the lowest is the run's, also where training goes on to its end; null keeps the last model."""
     keep_checkpoints: Whole = 2
     """How many of the newest checkpoints are kept."""
     report_to: list[Text] = []
@@ -222,6 +228,14 @@ class TrainSection(Section):
     extra: dict[str, Any] = {}
     """Any other field of TRL's SFTConfig (classification: of TrainingArguments), handed through; unknown ones are
     refused."""
+
+    def relevant(self) -> dict[str, Any]:
+        """The settings that the run's identity is made of. How often the validation loss is measured changes a run only
+        where it may end it."""
+        settings = self.model_dump(mode="json")
+        if self.early_stopping_patience is None:
+            del settings["validation_steps"], settings["early_stopping_patience"]
+        return settings
 
 
 class EvaluateSection(Section):

@@ -88,7 +88,7 @@ class Preflight:
     def _problems(self, run: Run, world: World) -> Iterator[Problem]:
         if run.trains:
             yield from self._once(f"batch {run.train!r} {world!r}", lambda: plan_batches(run.train, world.size))
-        yield from strategy_problems(run.method.kind, world.strategy, run.data.task)
+        yield from strategy_problems(run.method.kind, world.strategy, run.data.task, validates=run.validates)
         yield from extra_problems(run)
         yield from precision_problems(run, device_of(world))
         yield from self._once(f"room {run!r}", lambda: raise_together(room_problems(run, world)))

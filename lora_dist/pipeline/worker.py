@@ -28,6 +28,7 @@ from lora_dist.pipeline.preflight import tokens_on_disk
 from lora_dist.pipeline.prune_figures import linears_pruned, prune_part
 from lora_dist.pipeline.pruned import prune_stage
 from lora_dist.pipeline.task_models import models_for
+from lora_dist.pipeline.validation import validation_loss
 from lora_dist.store.attempts import FINISHED
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.lock import exclusive
@@ -151,7 +152,8 @@ def _stages(
     if run.prune:
         prune_stage(run, folder, tokens, tokenizer, team, together)
     if run.trains and not team.first_does(lambda: folder.training.exists() and folder.model.is_dir()):
-        train_run(run, folder, tokens, tokenizer, team, stop, lambda *beat: progress("train", *beat))
+        loss = validation_loss(run, tokens, tokenizer, team)
+        train_run(run, folder, tokens, tokenizer, team, stop, lambda *beat: progress("train", *beat), loss)
         release_memory()
     if only_training:
         return None

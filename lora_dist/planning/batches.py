@@ -73,6 +73,8 @@ class StepPlan:
     steps: int
     steps_per_epoch: int
     checkpoint_steps: int
+    validation_steps: int | None = None
+    """How often the validation loss is measured, if it is."""
 
     def document(self) -> dict[str, Any]:
         """The plan as JSON."""
@@ -86,4 +88,6 @@ def plan_steps(train: TrainSection, sequences: int) -> StepPlan:
     """Count the optimizer steps over `sequences` train sequences; the last step of an epoch may be short."""
     per_epoch = max(1, math.ceil(sequences / train.global_batch_size))
     steps = train.max_steps or max(1, math.ceil(train.epochs * per_epoch))
-    return StepPlan(steps, per_epoch, train.checkpoint_steps or max(1, math.ceil(steps / CHECKPOINTS_PER_RUN)))
+    checkpoints = train.checkpoint_steps or max(1, math.ceil(steps / CHECKPOINTS_PER_RUN))
+    validations = train.validation_steps or (per_epoch if train.early_stopping_patience is not None else None)
+    return StepPlan(steps, per_epoch, checkpoints, validations)

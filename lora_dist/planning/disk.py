@@ -11,7 +11,8 @@ CHECKPOINT_BYTES = {False: 12, True: 16}
 
 
 def disk_bytes(shape: ModelShape, run: Run, *, under_zero: bool) -> int:
-    """Bytes at the worst moment: the kept checkpoints, the one being written beside them, `model/`, and `pruned/`.
+    """Bytes at the worst moment: the kept checkpoints, the one being written beside them, `model/` (and
+    what is kept for early stopping), and `pruned/`.
 
     Runs that prune alike share the last.
     """
@@ -22,4 +23,6 @@ def disk_bytes(shape: ModelShape, run: Run, *, under_zero: bool) -> int:
     frozen = shape.parameters - trained if run.method.kind == "partial" else 0  # saved with the rest of the model
     checkpoint = CHECKPOINT_BYTES[under_zero] * trained + 4 * frozen
     model = 4 * (trained + frozen)
+    if run.train.early_stopping_patience is not None:
+        model *= 3  # beside it the best so far, and a better one that is being written
     return checkpoint * (run.train.keep_checkpoints + 1) + model + pruned

@@ -9,8 +9,20 @@ from lora_dist.config.sections import MethodKind, Strategy, Task
 from lora_dist.errors import Problem
 
 
-def strategy_problems(kind: MethodKind, strategy: Strategy, task: Task = "instruction") -> Iterator[Problem]:
-    """Why `kind` cannot be trained for `task` under `strategy`, with what can."""
+def strategy_problems(
+    kind: MethodKind, strategy: Strategy, task: Task = "instruction", *, validates: bool = False
+) -> Iterator[Problem]:
+    """Why `kind` cannot be trained for `task` under `strategy`, with what can.
+
+    Args:
+        validates: the validation loss is measured while training.
+    """
+    if validates and strategy == "zero3":
+        yield Problem(
+            "train.early_stopping_patience",
+            "the validation loss cannot be measured under ZeRO-3, where no rank has the whole model while it trains",
+            "use launch.config=zero2 or ddp, one GPU, or set it and train.validation_steps to null",
+        )
     if strategy == "fsdp":
         yield Problem(
             "launch.config",

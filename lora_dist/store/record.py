@@ -104,6 +104,18 @@ class DataPart(_Part):
     """classification: rows of each class, by split."""
 
 
+class ValidationPart(_Part):
+    """The losses on the validation split while training: nats per scored token, of a classification per row."""
+
+    steps_planned: int
+    """More than the steps that were taken where early stopping ended the training."""
+    best_step: int
+    best_loss: float
+    last_loss: float
+    keeps_best: bool
+    """Whether the model is that of `best_step`; otherwise it is the last."""
+
+
 class TrainPart(_Part):
     """What the training took. Times are of optimizer steps alone: no loading, evaluation, saving."""
 
@@ -133,6 +145,8 @@ class TrainPart(_Part):
     zero_stage: int
     """From the live engine; 0 without DeepSpeed."""
     learning_rate: float
+    validation: ValidationPart | None = None
+    """What early stopping went by; None where the validation loss was not measured while training."""
     resumed_from_steps: list[int] = []
     """The checkpoints that this run continued from, if it was stopped."""
 

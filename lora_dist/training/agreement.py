@@ -17,5 +17,6 @@ class StopTogether(TrainerCallback):
 
     def on_step_end(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Called by transformers; the last step needs no checkpoint, since `model/` follows at once."""
-        if self.flag.is_set_anywhere(self.team) and state.global_step < state.max_steps:
+        is_last = state.global_step >= state.max_steps or control.should_training_stop
+        if self.flag.is_set_anywhere(self.team) and not is_last:
             control.should_save = control.should_training_stop = self.has_stopped = True

@@ -55,9 +55,14 @@ def sealed(folder: Path) -> list[Path]:
     return sorted(found, key=_step_of, reverse=True)
 
 
+def sealed_steps(folder: Path) -> list[int]:
+    """The steps of the sealed checkpoints in `folder`, newest first."""
+    return [_step_of(path) for path in sealed(folder)]
+
+
 def newest_step(folder: Path) -> int:
     """The step of the newest sealed checkpoint in `folder`; 0 when there is none."""
-    return max(map(_step_of, sealed(folder)), default=0)
+    return max(sealed_steps(folder), default=0)
 
 
 def _step_of(path: Path) -> int:

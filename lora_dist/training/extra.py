@@ -45,7 +45,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "model": ("model_init_kwargs",),
     "model.dtype": ("bf16", "fp16", "bf16_full_eval", "fp16_full_eval"),
     "model.trust_remote_code": ("trust_remote_code",),
-    "evaluate": ("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "do_eval", "load_best_model_at_end"),
+    "train.validation_steps": ("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "do_eval"),
+    "train.early_stopping_patience": ("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
     "launch": ("use_cpu", "deepspeed", "fsdp", "fsdp_config", "parallelism_config", "accelerator_config"),
 }  # fmt: skip
 _REASONS: dict[str, tuple[str, ...]] = {

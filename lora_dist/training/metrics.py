@@ -22,6 +22,7 @@ from lora_dist.models.device import synchronize
 from lora_dist.store.atomic import write_text
 from lora_dist.store.lines import append_line, read_lines
 from lora_dist.team import Team
+from lora_dist.training.validation import LOSS
 
 WARM_UP_STEPS = 2
 """Steps after each start that are left out of the rates: allocators and caches warm up."""
@@ -50,11 +51,12 @@ class StepMetrics(TrainerCallback):
         scored_tokens: Callable[[], int],
         filler_tokens: Callable[[int], int],
         step_was_skipped: Callable[[], bool],
+        validation_loss: Callable[[int], float | None],
         progress: Callable[[int, int, str], None],
     ) -> None:
         self.metrics, self.device, self.learning_rate, self.team = metrics, device, learning_rate, team
         self.scored_tokens, self.filler_tokens = scored_tokens, filler_tokens
-        self.step_was_skipped, self.progress = step_was_skipped, progress
+        self.step_was_skipped, self.validation_loss, self.progress = step_was_skipped, validation_loss, progress
         self._mark = self._seconds = 0.0
         self._tokens_before = 0
         self._steps_here = 0
@@ -99,10 +101,14 @@ class StepMetrics(TrainerCallback):
             "scored_tokens": self.scored_tokens(),
             "warm_up": self._steps_here <= WARM_UP_STEPS,
         }
+        validated = self.validation_loss(step)
+        if validated is not None:
+            line[LOSS] = validated
         self._tokens_before = tokens
         if self.team.world.is_first:
             append_line(self.metrics, line, durable=False)
-        self.progress(step, state.max_steps, f"loss {loss:.3f}")
+        also = "" if validated is None else f", validation {validated:.3f}"
+        self.progress(step, state.max_steps, f"loss {loss:.3f}{also}")
         self._mark = self._now()
 
     def on_save(self, *_: object, **__: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from collections.abc import Callable
@@ -11,19 +10,19 @@ from typing import Any
 
 import torch
 from datasets import Dataset, disable_progress_bars
-from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer
+from torch import nn
+from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer, pack_dataset
 
 from lora_dist.config.experiment import Run
-from lora_dist.config.sections import LORA_KINDS
+from lora_dist.config.sections import ADAPTER_KINDS, LORA_KINDS
 from lora_dist.data.tokens import TokenSet
 from lora_dist.errors import Interrupted, raise_together
 from lora_dist.models.adapters import adapter_config
-from lora_dist.models.device import PeakMemory, device_of, dtype_of, peak_memory, reset_peak_memory
+from lora_dist.models.device import device_of, dtype_of, peak_memory, reset_peak_memory
 from lora_dist.models.loading import load_model
 from lora_dist.models.methods import (
     choose_trainable,
-    describe_model,
     hold_in_float32,
     quantization_config,
 )
@@ -32,18 +31,20 @@ from lora_dist.models.sparse_lora import recall_zeros, refuse_dense
 from lora_dist.planning.batches import BatchPlan, StepPlan, plan_batches, plan_steps
 from lora_dist.store.atomic import make_folder, write_json
 from lora_dist.store.folders import RunFolder
-from lora_dist.store.ledger import RESUMED, resumed_steps, write_event
+from lora_dist.store.ledger import RESUMED, write_event
 from lora_dist.store.record import ModelPart, TrainPart
 from lora_dist.team import Team
 from lora_dist.training.agreement import StopTogether
 from lora_dist.training.arguments import class_config, precision_problems, sft_config
 from lora_dist.training.checkpoints import Makers, Resume, SealCheckpoints, find_resume
 from lora_dist.training.classifier import ClassTrainer, make_class_trainer
-from lora_dist.training.metrics import StepMetrics, cut_back, figures_of
+from lora_dist.training.metrics import StepMetrics, cut_back
 from lora_dist.training.order import FILLER_TOKENS, fillers_for, with_fillers
+from lora_dist.training.parts import describe_trained, train_part_of, zero_stage_of
 from lora_dist.training.saving import save_model
 from lora_dist.training.steps import SameSteps
 from lora_dist.training.stop import StopFlag
+from lora_dist.training.validation import Losses, Validation, drop_all, take_best
 from lora_dist.world import World
 
 log = logging.getLogger(__name__)
@@ -73,11 +74,14 @@ def train_run(
     team: Team,
     stop: StopFlag,
     progress: Progress,
+    validation_loss: Callable[[nn.Module], float],
 ) -> None:
     """Train `run`, or go on from its newest valid checkpoint, and leave `plan.json`, `model/` and `training.json`.
 
     Every rank of the team calls this; rank 0 writes.
 
+    Args:
+        validation_loss: of a model, the same on every rank; called by all, in a run that validates.
     Raises:
         Interrupted: a rank was asked to stop; a checkpoint of the step has been saved.
         TrainingDiverged: the loss became NaN or infinite.
@@ -100,17 +104,37 @@ def train_run(
     pretrained = folder.pruned if run.prune else None
     trainer = _trainer_of(run, folder, tokens, rows, tokenizer, batches, steps, team)
     stopping = StopTogether(stop, team)
-    _add_callbacks(trainer, run, folder, steps, stopping, progress)
+
+    def save(where: Path, *, is_final: bool = False) -> None:
+        save_model(trainer, run, folder.id, where, tokenizer, team, pretrained, is_final=is_final)
+
+    validation = None
+    if steps.validation_steps is not None:
+        validation = Validation(
+            trainer, validation_loss, save, every=steps.validation_steps,
+            patience=run.train.early_stopping_patience, metrics=folder.metrics,
+        )  # fmt: skip
+    _add_callbacks(trainer, run, folder, steps, validation, stopping, progress)
     reset_peak_memory(device)
     trainer.train(resume_from_checkpoint=str(resume.folder) if resume.folder else None)
     if stopping.has_stopped:
         raise Interrupted("interrupted after saving a checkpoint; the same command resumes")
     memory = max(team.gather(peak_memory(device)), key=lambda peak: peak.bytes)
-    model_part = _describe(trainer, run)
-    save_model(trainer, run, folder.model, tokenizer, device, team, pretrained)
-    train_part = _train_part(run, folder, batches, steps, memory, zero_stage_of(trainer)) if world.is_first else None
-    team.first_does(lambda: write_json(folder.training, {"train": vars(train_part), "model": model_part.model_dump()}))
+    model_part, stage = describe_trained(trainer, run), zero_stage_of(trainer)
+    if run.train.early_stopping_patience is None:
+        save(folder.model, is_final=True)
+    else:
+        best, is_adapter = Losses.of(folder.metrics).best_step, run.method.kind in ADAPTER_KINDS
+        team.first_does(lambda: take_best(folder.checkpoints, best, folder.model, is_adapter=is_adapter))
+    train_part = train_part_of(run, folder, batches, steps, memory, stage) if world.is_first else None
+    team.first_does(lambda: _finish(folder, train_part, model_part))
     _close(trainer)
+
+
+def _finish(folder: RunFolder, train_part: TrainPart, model_part: ModelPart) -> None:
+    """The training's figures say that `model/` is the final one; what was kept for it can then go."""
+    write_json(folder.training, {"train": train_part.model_dump(), "model": model_part.model_dump()})
+    drop_all(folder.checkpoints)
 
 
 def _trainer_of(
@@ -131,32 +155,6 @@ def _trainer_of(
     config = sft_config(run, batches, steps, **place, max_length=tokens.facts.max_length)
     pretrained = folder.pruned if run.prune else None
     return make_trainer(run, config, rows, tokenizer, place["device"], team, pretrained=pretrained)
-
-
-def _describe(trainer: AnyTrainer, run: Run) -> ModelPart:
-    """The model as it was trained. DeepSpeed holds what is trained in half precision, beside float32 copies of it."""
-    part = describe_model(run, trainer.model)
-    if isinstance(trainer, ClassTrainer):
-        part = part.model_copy(update={"drawn_modules": list(trainer.drawn)})
-    if zero_stage_of(trainer) and part.trainable_dtype != "float32":
-        return part.model_copy(update={"trainable_dtype": f"{part.trainable_dtype} with float32 masters"})
-    return part
-
-
-def _train_part(
-    run: Run, folder: RunFolder, batches: BatchPlan, steps: StepPlan, memory: PeakMemory, zero_stage: int
-) -> TrainPart:
-    """The training part of the record, once every step has its line."""
-    return TrainPart(
-        **dataclasses.asdict(figures_of(folder.metrics, steps.steps_per_epoch)),
-        peak_memory_bytes=memory.bytes,
-        peak_memory_kind=memory.kind,
-        peak_reserved_bytes=memory.reserved_bytes,
-        **dataclasses.asdict(batches),
-        zero_stage=zero_stage,
-        learning_rate=run.train.learning_rate,
-        resumed_from_steps=resumed_steps(folder.experiment.ledger, folder.id),
-    )
 
 
 def training_rows(tokens: TokenSet, *, packing: bool, max_length: int) -> Dataset:
@@ -218,13 +216,6 @@ def make_trainer(
     return trainer
 
 
-def zero_stage_of(trainer: Trainer) -> int:
-    """The ZeRO stage of the live engine; 0 when no DeepSpeed engine drives the training."""
-    engine = trainer.model_wrapped
-    stage = getattr(engine, "zero_optimization_stage", None)
-    return int(stage()) if callable(stage) else 0
-
-
 def _take_up(folder: RunFolder, world: World, batches: BatchPlan) -> Resume:
     """Where the run continues; what comes after that step is cut from its metrics."""
     resume = find_resume(make_folder(folder.checkpoints), makers=Makers.of(folder.id, world))
@@ -239,9 +230,15 @@ def _take_up(folder: RunFolder, world: World, batches: BatchPlan) -> Resume:
 
 
 def _add_callbacks(
-    trainer: AnyTrainer, run: Run, folder: RunFolder, steps: StepPlan, stopping: StopTogether, progress: Progress
+    trainer: AnyTrainer,
+    run: Run,
+    folder: RunFolder,
+    steps: StepPlan,
+    validation: Validation | None,
+    stopping: StopTogether,
+    progress: Progress,
 ) -> None:
-    """Sealing comes before measuring, whose clock starts after it; a stop after both."""
+    """Sealing comes before measuring, whose clock starts after it and stops before a validation; a stop after all."""
     team = trainer.team
     trainer.remove_callback(PrinterCallback)
     makers = Makers.of(folder.id, team.world)
@@ -257,9 +254,12 @@ def _add_callbacks(
             scored_tokens=lambda: int(trainer.scored_tokens_of_step),
             filler_tokens=lambda step: 0 if step % steps.steps_per_epoch else trainer.fillers * FILLER_TOKENS,
             step_was_skipped=lambda: trainer.accelerator.optimizer_step_was_skipped,
+            validation_loss=lambda step: validation.at(step) if validation else None,
             progress=progress,
         )
     )
+    if validation is not None:
+        trainer.add_callback(validation)
     trainer.add_callback(stopping)
 
 

@@ -101,7 +101,8 @@ def _plan_run(run: Run, experiment: Experiment, hardware: Hardware, *, is_alone:
     ranks = 2 if hardware.gpus == 0 and chosen.config.startswith("cpu_") else ranks
     batches = plan_batches(run.train, ranks)
     setting = under(chosen.config, replace(setting, micro_batch_size=batches.micro_batch_size), ranks)
-    notes = [str(problem) for problem in strategy_problems(run.method.kind, setting.strategy)]
+    problems = strategy_problems(run.method.kind, setting.strategy, validates=run.validates)
+    notes = [str(problem) for problem in problems]
     if ranks == 1 and hardware.gpu_bytes and (fallback := fallback_of(shape, setting, hardware.gpu_bytes)):
         setting, notes = replace(setting, method=fallback.method), [*notes, fallback.why]
     found = estimate(shape, setting)
