@@ -203,3 +203,11 @@ def test_qlora_takes_over_only_where_it_helps():
     assert fallback_of(shape, strict, 20 * GIB) is None
     (problem,) = fit_problems(shape, strict, 20 * GIB)
     assert "method.kind=qlora" in problem.fix
+
+
+def test_no_config_is_chosen_under_which_a_run_is_refused():
+    shape, small = shape_of(LLAMA_8B), Hardware(8, GIB)  # nothing fits: the last of the ladder is taken
+    full = setting("full")
+    assert choose_launch_config(shape, full, small).config == "zero3_offload"
+    assert choose_launch_config(shape, full, small, validates=True).config == "zero2_offload"
+    assert choose_launch_config(shape, full, small, task="classification").config == "ddp"

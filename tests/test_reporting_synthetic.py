@@ -74,6 +74,7 @@ class Synthetic:
         rows: int = ROWS,
         validation: float | None = None,
         environment: dict[str, Any] = ENVIRONMENT,
+        early_stopping: dict[str, Any] | None = None,
     ) -> RunFolder:
         """Give a run scores of about `nats` per token, and everything else that a finished run has."""
         folder = self.begin(run)
@@ -82,10 +83,12 @@ class Synthetic:
         for step in range(steps if run.trains else 0):
             line = {"step": step + 1, "epoch": step / steps, "loss": 3 * np.exp(-step / 10) + nats, "tokens": 512}
             rest = {"learning_rate": 1e-4, "gradient_norm": 1.0, "seconds": 0.25, "scored_tokens": 200}
+            if early_stopping and (step + 1) % 10 == 0:
+                rest["validation_loss"] = early_stopping["best_loss"]
             with folder.metrics.open("a") as file:
                 file.write(json.dumps(line | rest) + "\n")
         write_text(folder.predictions, "".join(json.dumps(sample) + "\n" for sample in samples))
-        record_of(run, token_hash, evaluate, environment).write(folder.record)
+        record_of(run, token_hash, evaluate, environment, early_stopping).write(folder.record)
         folder.write_outcome("completed")
         write_event(self.folder.ledger, run.id, ENDED, seconds=12.5)
         return folder
@@ -125,7 +128,13 @@ def write_split(folder: RunFolder, split: str, nats: float, spread: float, rows:
     }
 
 
-def record_of(run: Run, token_hash: str, evaluate: dict[str, Any], environment: dict[str, Any]) -> Record:
+def record_of(
+    run: Run,
+    token_hash: str,
+    evaluate: dict[str, Any],
+    environment: dict[str, Any],
+    early_stopping: dict[str, Any] | None = None,
+) -> Record:
     scale = run.method.rank / 16 if run.method.kind in ("lora", "qlora") else 1
     trainable = int(TRAINABLE[run.method.kind] * scale)
     train = {
@@ -134,7 +143,7 @@ def record_of(run: Run, token_hash: str, evaluate: dict[str, Any], environment: 
         "seconds_per_epoch": 13.2 if run.method.kind == "full" else 8.1, "tokens_per_second": 12_412.0,
         "peak_memory_bytes": (1500 if run.method.kind == "full" else 812) << 20, "peak_memory_kind": "resident",
         "world_size": 1, "micro_batch_size": 8, "accumulation": 4, "global_batch_size": 32, "zero_stage": 0,
-        "learning_rate": run.train.learning_rate,
+        "learning_rate": run.train.learning_rate, "validation": early_stopping,
     }  # fmt: skip
     return Record.model_validate(
         {

@@ -45,7 +45,7 @@ class Ranks:
         hardware = Hardware(count, min((gpu.bytes for gpu in self.gpus if gpu.bytes), default=None))
         shape = shape_of_run(run)
         setting = setting_of(run, shape, max(1, count)) if shape else Setting(run.method)
-        return choose_launch_config(shape, setting, hardware).config
+        return choose_launch_config(shape, setting, hardware, task=run.data.task, validates=run.validates).config
 
     def processes_of(self, config: LaunchConfig) -> int:
         """How many ranks a run has: as asked for, one per GPU, or what the config says."""

@@ -19,6 +19,7 @@ from lora_dist.dispatch.launch_config import LaunchConfig, read_launch_config
 from lora_dist.pipeline.estimates import setting_of, shape_of_run
 from lora_dist.planning.choice import Hardware, choose_launch_config
 from lora_dist.planning.memory import Setting
+from lora_dist.planning.strategies import strategy_problems
 from lora_dist.store.folders import ExperimentFolder
 from lora_dist.store.ledger import JobStage, is_array
 from lora_dist.store.manifest import read_manifest
@@ -174,12 +175,17 @@ def _ranks(ask: JobSection, launch: LaunchSection, run: Run, cluster: Cluster, *
         return Ranks(nodes, per_node, gpus)
     name = ask.config or launch.config
     if name == "auto":
-        name = _choice(run, nodes * per_node) if gpus else "cpu_zero2"
+        name = _choice(run, nodes * per_node) if gpus else _choice_without_gpus(run)
     return Ranks(nodes, per_node, gpus, read_launch_config(launch_config_path(name)))
+
+
+def _choice_without_gpus(run: Run) -> str:
+    return "cpu_ddp" if any(strategy_problems(run.method.kind, "zero2", run.data.task)) else "cpu_zero2"
 
 
 def _choice(run: Run, ranks: int) -> str:
     """By the method and the number of GPUs; how much memory they have is not known from here."""
     shape = shape_of_run(run)
     setting = setting_of(run, shape, ranks) if shape else Setting(run.method)
-    return choose_launch_config(shape, setting, Hardware(ranks, None)).config
+    hardware = Hardware(ranks, None)
+    return choose_launch_config(shape, setting, hardware, task=run.data.task, validates=run.validates).config

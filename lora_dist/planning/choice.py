@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from lora_dist.config.sections import MethodSection, Strategy
+from lora_dist.config.sections import MethodSection, Strategy, Task
 from lora_dist.errors import Problem
 from lora_dist.planning.memory import GIB, Bytes, Setting, estimate
 from lora_dist.planning.shape import ModelShape
@@ -35,8 +35,19 @@ LADDER = ("ddp", "zero2", "zero3", "zero2_offload", "zero3_offload")
 """From the fastest to the one that takes the least GPU memory."""
 
 
-def choose_launch_config(shape: ModelShape | None, setting: Setting, hardware: Hardware) -> Choice:
-    """The fastest shipped launch config under which a run fits, by the estimate; the last resort when none does."""
+def choose_launch_config(
+    shape: ModelShape | None,
+    setting: Setting,
+    hardware: Hardware,
+    *,
+    task: Task = "instruction",
+    validates: bool = False,
+) -> Choice:
+    """The fastest shipped launch config under which a run fits, by the estimate; the last resort when none does.
+
+    Args:
+        task, validates: what else a strategy may not be able to do; where none is, the run's preflight says why.
+    """
     if hardware.gpus == 0:
         return Choice("cpu_ddp", "this machine shows no GPU")
     ranks = hardware.gpus * hardware.nodes
@@ -50,7 +61,11 @@ def choose_launch_config(shape: ModelShape | None, setting: Setting, hardware: H
         ladder = ["single_gpu", "zero2_offload", "zero3_offload"]
     else:
         ladder = list(LADDER)
-    ladder = [name for name in ladder if not any(strategy_problems(setting.method.kind, _strategy(name, ranks)))]
+    ladder = [
+        name
+        for name in ladder
+        if not any(strategy_problems(setting.method.kind, _strategy(name, ranks), task, validates=validates))
+    ] or ladder
     prefix = "multinode_" if hardware.nodes > 1 else ""
     if shape is None or hardware.gpu_bytes is None:
         return Choice(prefix + ladder[0], "the model's shape or the GPUs' memory is not known")

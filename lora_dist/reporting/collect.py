@@ -11,6 +11,7 @@ from lora_dist.config.loading import load_experiment
 from lora_dist.reporting.answers import answer_notes
 from lora_dist.reporting.class_notes import class_notes
 from lora_dist.reporting.differences import with_differences
+from lora_dist.reporting.early_stopping import early_stopping_notes
 from lora_dist.reporting.merging import merging_notes
 from lora_dist.reporting.names import short_names, without_seed
 from lora_dist.reporting.pruned import pruned_notes
@@ -47,6 +48,7 @@ def collect(folders: Sequence[ExperimentFolder]) -> Comparison:
         *_group_notes(groups),
         *problems,
         *_seed_notes(groups),
+        *early_stopping_notes(groups),
         *class_notes(groups),
         *pruned_notes(groups),
         *merging_notes(groups),

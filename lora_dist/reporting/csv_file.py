@@ -49,6 +49,14 @@ def _train(name: str) -> Getter:
     return lambda row: getattr(row.record.train, name) if row.record and row.record.train else None
 
 
+def _validation(name: str) -> Getter:
+    def getter(row: Row) -> Any:
+        part = row.record.train.validation if row.record and row.record.train else None
+        return getattr(part, name) if part else None
+
+    return getter
+
+
 def _model(name: str) -> Getter:
     return lambda row: getattr(row.record.model, name) if row.record else None
 
@@ -139,6 +147,8 @@ def _columns() -> dict[str, Getter]:
         "tokens_per_second", "peak_memory_bytes", "peak_memory_kind", "world_size", "global_batch_size", "zero_stage",
     ):  # fmt: skip
         columns[f"training_{name}"] = _train(name)  # train_ is the split of that name
+    for name in ("best_step", "best_loss", "last_loss", "steps_planned", "keeps_best"):
+        columns[f"early_stopping_{name}"] = _validation(name)
     for name in (
         "kind", "sparsity", "pattern", "mode", "is_approximate", "measured_sparsity", "mean_squared_error", "seconds",
         "peak_memory_bytes", "world_size",

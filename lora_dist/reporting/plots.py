@@ -6,18 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from lora_dist.reporting.arms import arm_indices, arm_of, best_of_each_arm
 from lora_dist.reporting.cells import groups_of
+from lora_dist.reporting.curves_plot import training_curves, validation_caption
 from lora_dist.reporting.drawing import (
     DARK,
     LIGHT,
-    LINES,
     MARKERS,
     Point,
     Theme,
     label_points,
-    legend,
     log_axis,
     name_axes,
     nudged,
@@ -26,9 +24,8 @@ from lora_dist.reporting.drawing import (
 )
 from lora_dist.reporting.frontier import pareto_line
 from lora_dist.reporting.names import without_seed
-from lora_dist.reporting.rows import Comparison, Estimate, Group, Row, best, settings_of
+from lora_dist.reporting.rows import Comparison, Estimate, Group, Row, settings_of
 from lora_dist.reporting.words import listed, perplexity
-from lora_dist.store.lines import read_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,9 +36,6 @@ _WIDE = 8.0  # the largest over the smallest value from which an axis is logarit
 _FAR = 3.0  # a base further above the others than this many times their spread is not drawn to scale
 _SAME_X, _NUDGE = 0.02, 9.0  # points closer than 2% of x are drawn beside each other, in 1/72 inch
 _LABELS = 10  # with more settings than this only the best of each arm has a label
-_CURVES_IN_LEGEND = 16
-_CURVES_WITH_RAW = 6  # with more curves the unsmoothed ones are only clutter
-_CURVE_POINTS = 2000
 _UNITS = ((2 * 3600.0, 3600.0, "hours"), (180.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
 
@@ -76,8 +70,8 @@ def draw_plots(comparison: Comparison) -> list[Plot]:
         (
             CURVES,
             "Training curves",
-            "Loss of each optimizer step on the train split, lightly smoothed.",
-            _curves,
+            f"Loss of each optimizer step on the train split, lightly smoothed.{validation_caption(comparison)}",
+            training_curves,
         ),
     ]
     plots: list[Plot] = []
@@ -117,14 +111,14 @@ def _scatter(
     groups = [(heading, group, rows) for heading, group, rows in groups if rows]
     if not groups:
         return None
-    arms = _arm_indices(comparison)
+    arms = arm_indices(comparison)
     figure, axes = panels(len(groups), theme)
     for panel, (heading, group, rows) in zip(axes, groups, strict=True):
         points: list[Point] = []
         labels = _labels(rows)
         for row in rows:
             points.append(
-                _point(panel, row, x_of(row) or 0.0, points, theme, arms[_arm(row)], labels.get(row.name, ""))
+                _point(panel, row, x_of(row) or 0.0, points, theme, arms[arm_of(row)], labels.get(row.name, ""))
             )
         base_lines(panel, group, points, theme)
         pareto_line(panel, points, theme, higher_is_better=not group.measure.is_lower_better)
@@ -138,7 +132,7 @@ def _labels(rows: Sequence[Row]) -> dict[str, str]:
     """What is written beside which row: one label for all seeds of a setting; of many settings, each arm's best."""
     settings = settings_of(rows)
     if len(settings) > _LABELS:
-        shown = _best_of_each_arm(rows)
+        shown = best_of_each_arm(rows)
         settings = [seeds for seeds in settings if any(row.name in shown for row in seeds)]
     return {seeds[0].name: without_seed(seeds[0]) if len(seeds) > 1 else seeds[0].name for seeds in settings}
 
@@ -216,78 +210,6 @@ def scale(panel: Axes, points: Sequence[Point], *, log_x: bool) -> None:
     else:
         reach = 0.15 * (max(xs) - min(xs)) or 0.5 * max(xs)
         panel.set_xlim(max(0.0, min(xs) - reach), max(xs) + reach)
-
-
-def _curves(comparison: Comparison, theme: Theme) -> bytes | None:
-    groups = [
-        (heading, curves)
-        for heading, group in groups_of(comparison)
-        if (curves := [(row, curve) for row in group.rows if len((curve := _loss_by_step(row))[0]) > 1])
-    ]
-    if not groups:
-        return None
-    arms, seen = _arm_indices(comparison), dict.fromkeys(_arm_indices(comparison), 0)
-    figure, axes = panels(len(groups), theme)
-    for panel, (heading, curves) in zip(axes, groups, strict=True):
-        shown = _best_of_each_arm([row for row, _ in curves]) if len(curves) > _CURVES_IN_LEGEND else None
-        for row, (steps, losses) in curves:
-            color, line = theme.color(arms[_arm(row)]), LINES[seen[_arm(row)] % len(LINES)]
-            seen[_arm(row)] += 1
-            if len(curves) <= _CURVES_WITH_RAW:
-                panel.plot(steps, losses, color=color, alpha=0.18, linewidth=1)
-            label = row.name if shown is None or row.name in shown else None
-            panel.plot(*_thinned(steps, _smoothed(losses)), color=color, linestyle=line, linewidth=1.7, label=label)
-        name_axes(
-            panel,
-            "optimizer step",
-            f"training loss ({curves[0][0].measure.loss_unit})",
-            heading,
-            theme,
-        )
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        low, high = panel.dataLim.intervaly
-        if low > 0 and high / low > _WIDE:
-            log_axis(panel.yaxis)
-        legend(panel, theme)
-    return png_bytes(figure)
-
-
-def _loss_by_step(row: Row) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and losses; a step that a resumed run did twice counts as it was done last."""
-    found = {
-        line["step"]: line["loss"]
-        for line in read_lines(row.at.folder.metrics)
-        if isinstance(line.get("step"), int) and isinstance(line.get("loss"), int | float)
-    }
-    steps = sorted(step for step, loss in found.items() if np.isfinite(loss))
-    return np.array(steps), np.array([found[step] for step in steps])
-
-
-def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Running mean over a thirtieth of the curve, at least 3 steps; at the ends over what is there."""
-    window = np.ones(min(len(values), max(3, len(values) // 30)))
-    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
-
-
-def _thinned(steps: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    every = max(1, len(steps) // _CURVE_POINTS)
-    return steps[::every], losses[::every]
-
-
-def _arm(row: Row) -> tuple[str, str]:
-    return row.experiment, row.run.arm
-
-
-def _arm_indices(comparison: Comparison) -> dict[tuple[str, str], int]:
-    """A number for each arm, the same in all plots, from which its colour and marker follow."""
-    arms = dict.fromkeys(_arm(row) for row in comparison.finished if row.run.trains)
-    return {arm: index for index, arm in enumerate(arms)}
-
-
-def _best_of_each_arm(rows: Sequence[Row]) -> set[str]:
-    arms = dict.fromkeys(_arm(row) for row in rows)
-    found = [best([row for row in rows if _arm(row) == arm]) for arm in arms]
-    return {row.name for row in found if row}
 
 
 def _is_wide(values: Sequence[float]) -> bool:

@@ -97,7 +97,7 @@ def _plan_run(run: Run, experiment: Experiment, hardware: Hardware, *, is_alone:
         )
     ranks = max(1, hardware.gpus * hardware.nodes)
     setting = replace(setting_of(run, shape), on_gpu=hardware.gpus > 0)
-    chosen = _chosen(shape, setting, hardware, experiment)
+    chosen = _chosen(run, shape, setting, hardware, experiment)
     ranks = 2 if hardware.gpus == 0 and chosen.config.startswith("cpu_") else ranks
     batches = plan_batches(run.train, ranks)
     setting = under(chosen.config, replace(setting, micro_batch_size=batches.micro_batch_size), ranks)
@@ -120,10 +120,10 @@ def _plan_run(run: Run, experiment: Experiment, hardware: Hardware, *, is_alone:
     )
 
 
-def _chosen(shape: ModelShape, setting: Setting, hardware: Hardware, experiment: Experiment) -> Choice:
+def _chosen(run: Run, shape: ModelShape, setting: Setting, hardware: Hardware, experiment: Experiment) -> Choice:
     name = experiment.launch.config
     if name == "auto":
-        return choose_launch_config(shape, setting, hardware)
+        return choose_launch_config(shape, setting, hardware, task=run.data.task, validates=run.validates)
     stage = read_launch_config(launch_config_path(name)).zero_stage
     return Choice(name if not name.endswith(".yaml") else f"zero{stage}" if stage else "ddp", "launch.config says so")
 
