@@ -26,16 +26,22 @@ TRAIN = {
     "warmup_fraction": 0, "checkpoint_steps": 3, "validation_steps": 2, "early_stopping_patience": 2,
 }  # fmt: skip
 METHODS = {"full": {"kind": "full"}, "lora": {"kind": "lora", "dropout": 0.1}}
+OTHERS = {
+    "qlora": {"kind": "qlora"}, "dora": {"kind": "lora", "dora": True},
+    "partial": {"kind": "partial", "top_blocks": 1},
+    "prefix": {"kind": "prefix", "virtual_tokens": 4}, "ia3": {"kind": "ia3"},
+}  # fmt: skip
+RATES = {"full": 0.004, "partial": 0.004, "prefix": 0.1, "ia3": 0.1}
 EVALUATE = {"samples": 0, "bootstrap_samples": 100, "splits": ["validation", "test"]}
 
 
 @pytest.fixture
 def make(tmp_path, tiny_model, problem_files):
     def make(name, kind="full", **train):
-        rate = {} if kind == "full" else {"learning_rate": 0.01}
+        method = (METHODS | OTHERS)[kind]
         return prepare(
-            tmp_path / name, tiny_model, problem_files, data={"max_train_examples": 12}, method=METHODS[kind],
-            train={**TRAIN, **rate, **train}, evaluate=EVALUATE,
+            tmp_path / name, tiny_model, problem_files, data={"max_train_examples": 12}, method=method,
+            train={**TRAIN, "learning_rate": RATES.get(kind, 0.01), **train}, evaluate=EVALUATE,
         )  # fmt: skip
 
     return make
@@ -72,6 +78,17 @@ def test_the_lowest_is_kept_where_training_goes_on_to_its_end(make):
     assert record.train.validation.best_step < 16
     scores = record.evaluate["validation"]
     assert record.train.validation.best_loss == pytest.approx(math.log(scores["perplexity"]), rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", OTHERS)
+def test_of_every_method_it_is_the_model_of_the_best_step(make, kind):
+    case = make("kept", kind, early_stopping_patience=100, max_steps=12)
+    part = case.work().train.validation
+    told = make("told", kind, max_steps=part.best_step, early_stopping_patience=None, validation_steps=None)
+    told.train()
+    assert case.bytes == told.bytes
+    assert len(set(measured(case).values())) > 1
 
 
 def test_measuring_changes_neither_the_training_nor_the_model(make):

@@ -11,7 +11,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 from test_text_metrics import perturbed, references_of
 
-from lora_dist.evaluation.class_metrics import METRICS, confusion
+from lora_dist.evaluation.class_metrics import METRICS, Tally, confusion
 from lora_dist.evaluation.metric_module import METRIC_MODULES, metric_path
 from lora_dist.evaluation.text_metrics import ROUGE_KEYS, exact_number, token_f1
 
@@ -61,4 +61,4 @@ def test_classification_is_scikit_learns_and_the_reports(tmp_path):
     ours = confusion(labels_R, predicted_R, 3)
     assert found["confusion"] == ours.tolist()
     for name, value in METRICS.items():
-        assert found[name] == pytest.approx(float(np.ravel(value(ours[None]))[0])), name
+        assert found[name] == pytest.approx(float(np.ravel(value(Tally.of(ours[None])))[0])), name

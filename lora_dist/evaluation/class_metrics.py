@@ -9,6 +9,7 @@ login nodes."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,40 +32,51 @@ def confusion(labels_R: np.ndarray, predicted_R: np.ndarray, classes: int) -> np
     return np.bincount(labels_R * classes + predicted_R, minlength=classes**2).reshape(classes, classes)
 
 
-def accuracy(counts_sCC: np.ndarray) -> np.ndarray:
-    """Share of the rows whose class was predicted, of each confusion matrix [..., C, C]."""
-    return np.trace(counts_sCC, axis1=-2, axis2=-1) / counts_sCC.sum((-2, -1))
+@dataclass(frozen=True)
+class Tally:
+    """All that the metrics see of predictions, by class; float or int [..., C]."""
+
+    hits: np.ndarray
+    """Rows of the class that were given it."""
+    true: np.ndarray
+    """Rows of the class."""
+    given: np.ndarray
+    """Rows that were given the class."""
+
+    @classmethod
+    def of(cls, counts_sCC: np.ndarray) -> Tally:
+        """That of each confusion matrix [..., C, C]."""
+        return cls(np.diagonal(counts_sCC, axis1=-2, axis2=-1), counts_sCC.sum(-1), counts_sCC.sum(-2))
+
+    @property
+    def f1(self) -> np.ndarray:
+        """F1 of each class, 0 where nothing was hit: 2 hits / (rows of the class + rows that were given it), which is
+        the harmonic mean of precision and recall."""
+        return 2 * self.hits / np.maximum(self.true + self.given, 1)
 
 
-def f1_macro(counts_sCC: np.ndarray) -> np.ndarray:
+def accuracy(tally: Tally) -> np.ndarray:
+    """Share of the rows whose class was predicted."""
+    return tally.hits.sum(-1) / tally.true.sum(-1)
+
+
+def f1_macro(tally: Tally) -> np.ndarray:
     """Mean F1 over the classes that a row has or was given: every class counts the same, however rare."""
-    f1_sC, _, is_there_sC = _f1(counts_sCC)
-    return (f1_sC * is_there_sC).sum(-1) / is_there_sC.sum(-1)
+    is_there_C = tally.true + tally.given > 0
+    return (tally.f1 * is_there_C).sum(-1) / is_there_C.sum(-1)
 
 
-def f1_weighted(counts_sCC: np.ndarray) -> np.ndarray:
+def f1_weighted(tally: Tally) -> np.ndarray:
     """Mean F1 over the classes, each weighted by how many rows have it."""
-    f1_sC, true_sC, _ = _f1(counts_sCC)
-    return (f1_sC * true_sC).sum(-1) / true_sC.sum(-1)
+    return (tally.f1 * tally.true).sum(-1) / tally.true.sum(-1)
 
 
-METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+METRICS: dict[str, Callable[[Tally], np.ndarray]] = {
     "accuracy": accuracy,
     "f1_macro": f1_macro,
     "f1_weighted": f1_weighted,
 }
 """By the names that records have."""
-
-
-def _f1(counts_sCC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """F1 of each class (0 where nothing was hit), how many rows have it, and whether any has it or was given it.
-
-    F1 = 2 hits / (rows of the class + rows that were given it), which is the harmonic mean of precision and recall.
-    """
-    hits_sC = np.diagonal(counts_sCC, axis1=-2, axis2=-1)
-    true_sC, given_sC = counts_sCC.sum(-1), counts_sCC.sum(-2)
-    sums_sC = true_sC + given_sC
-    return 2 * hits_sC / np.maximum(sums_sC, 1), true_sC, sums_sC > 0
 
 
 def metric_interval(
@@ -75,64 +87,45 @@ def metric_interval(
         return wilson(int(np.trace(counts_CC)), int(counts_CC.sum()), level=level)
     classes = len(counts_CC)
     drawn = _resampled(counts_CC.reshape(-1), resamples, seed)
-    values_S = np.concatenate([METRICS[metric](counts_sK.reshape(-1, classes, classes)) for counts_sK in drawn])
+    values_S = np.concatenate(
+        [METRICS[metric](Tally.of(counts_sK.reshape(-1, classes, classes))) for counts_sK in drawn]
+    )
     return _percentiles(values_S, level)
 
 
 def metric_difference(
     metric: str,
     labels_R: np.ndarray,
-    predicted_a_R: np.ndarray,
-    predicted_b_R: np.ndarray,
+    predicted_a_NR: np.ndarray,
+    predicted_b_MR: np.ndarray,
     classes: int,
     *,
     resamples: int,
     seed: int = 0,
     level: float = 0.95,
 ) -> Difference:
-    """A metric of a minus that of b on the same rows, with its paired bootstrap interval.
+    """Mean of a metric over N classifiers (seeds of a) minus that over M others (of b) on the same rows, with its
+    paired bootstrap interval over the rows: it says nothing about other seeds than these.
 
     Raises:
-        ValueError: as `confusion`.
-    """
-    counts_a_CC = confusion(labels_R, predicted_a_R, classes)
-    counts_b_CC = confusion(labels_R, predicted_b_R, classes)
-    kinds_K3, counts_K = np.unique(np.stack([labels_R, predicted_a_R, predicted_b_R], 1), axis=0, return_counts=True)
-    cells = np.eye(classes**2)
-    a_KQ, b_KQ = (cells[kinds_K3[:, 0] * classes + kinds_K3[:, column]] for column in (1, 2))
-    of = METRICS[metric]
-    values_S = np.concatenate(
-        [
-            of((counts_sK @ a_KQ).reshape(-1, classes, classes)) - of((counts_sK @ b_KQ).reshape(-1, classes, classes))
-            for counts_sK in _resampled(counts_K, resamples, seed, width=classes**2)
-        ]
-    )
-    value = float(of(counts_a_CC) - of(counts_b_CC))
-    return Difference(value, *_percentiles(values_S, level), rows=len(labels_R))
-
-
-def mean_accuracy_difference(
-    labels_R: np.ndarray,
-    predicted_a_NR: np.ndarray,
-    predicted_b_MR: np.ndarray,
-    *,
-    resamples: int,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Difference:
-    """Mean accuracy of N classifiers (seeds of a) minus that of M others (of b) on the same rows, with its paired
-    bootstrap interval over the rows: it says nothing about other seeds than these.
-
-    Raises:
-        ValueError: they are not of the same rows.
+        ValueError: as `confusion`, or the predictions are not of these rows.
     """
     if predicted_a_NR.shape[1:] != labels_R.shape or predicted_b_MR.shape[1:] != labels_R.shape:
         raise ValueError(f"{predicted_a_NR.shape} and {predicted_b_MR.shape} predictions of {labels_R.shape} rows")
-    differences_R = (predicted_a_NR == labels_R).mean(0) - (predicted_b_MR == labels_R).mean(0)
-    kinds_K, counts_K = np.unique(differences_R, return_counts=True)
-    sums_S = np.concatenate([counts_sK @ kinds_K for counts_sK in _resampled(counts_K, resamples, seed)])
-    interval = _percentiles(sums_S / len(labels_R), level)
-    return Difference(float(differences_R.mean()), *interval, rows=len(labels_R))
+    sides = ((predicted_a_NR, 1.0), (predicted_b_MR, -1.0))
+    signed = [(said_R, sign / len(said_NR)) for said_NR, sign in sides for said_R in said_NR]
+    of = METRICS[metric]
+    value = sum(weight * of(Tally.of(confusion(labels_R, said_R, classes))) for said_R, weight in signed)
+    kinds, counts_K = np.unique(np.stack([labels_R, *(said for said, _ in signed)], 1), axis=0, return_counts=True)
+    ones_CC = np.eye(classes)
+    true_KC, values = ones_CC[kinds[:, 0]], []
+    for counts_sK in _resampled(counts_K, resamples, seed, width=classes):
+        true_sC, sums_s = counts_sK @ true_KC, np.zeros(len(counts_sK))
+        for column, (_, weight) in enumerate(signed, start=1):
+            given_KC = ones_CC[kinds[:, column]]
+            sums_s += weight * of(Tally(counts_sK @ (given_KC * true_KC), true_sC, counts_sK @ given_KC))
+        values.append(sums_s)
+    return Difference(float(value), *_percentiles(np.concatenate(values), level), rows=len(labels_R))
 
 
 def _resampled(counts_K: np.ndarray, resamples: int, seed: int, width: int = 1) -> Iterator[np.ndarray]:

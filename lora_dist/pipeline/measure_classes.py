@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lora_dist.config.experiment import Run
 from lora_dist.config.sections import ADAPTER_KINDS
 from lora_dist.data.tokens import TokenRows, TokenSet
-from lora_dist.evaluation.class_metrics import METRICS, confusion, metric_interval
+from lora_dist.evaluation.class_metrics import METRICS, Tally, confusion, metric_interval
 from lora_dist.evaluation.class_scores import ClassScores
 from lora_dist.evaluation.classes import score_classes
 from lora_dist.models.adapters import put_adapter
@@ -79,7 +79,7 @@ def split_numbers(run: Run, scores: ClassScores, tokens: TokenSet) -> dict[str, 
         "nll_sum": float(scores.nll_R.sum()),
         "examples": len(scores.nll_R),
         "loss": float(scores.nll_R.mean()),
-        **{name: float(metric(counts_CC)) for name, metric in METRICS.items()},
+        **{name: float(metric(Tally.of(counts_CC))) for name, metric in METRICS.items()},
         "majority_accuracy": float(np.mean(scores.label_R == commonest)),
         "confusion": counts_CC.tolist(),
         "ci95": {

@@ -8,11 +8,10 @@ from itertools import combinations
 import numpy as np
 
 from lora_dist.errors import StorageError
-from lora_dist.evaluation.class_metrics import mean_accuracy_difference
-from lora_dist.reporting.class_rows import class_scores, labels_of
-from lora_dist.reporting.measures import ACCURACY
+from lora_dist.reporting.class_rows import class_difference, labels_of
+from lora_dist.reporting.measures import ACCURACY, MACRO_F1, Measure
 from lora_dist.reporting.names import without_seed
-from lora_dist.reporting.rows import BOOTSTRAP_SEED, NO_DIFFERENCE, QUALITY_SPLIT, Group, Row, settings_of
+from lora_dist.reporting.rows import NO_DIFFERENCE, QUALITY_SPLIT, Group, Row, settings_of
 from lora_dist.reporting.words import listed, percent
 from lora_dist.store.record import Record
 
@@ -77,29 +76,25 @@ def _uneven_note(group: Group) -> Iterator[str]:
 
 
 def _seed_differences(group: Group) -> Iterator[str]:
-    """Mean accuracy over the seeds of one setting less that of another, paired over the test rows."""
+    """Mean accuracy and macro F1 over the seeds of one setting less those of another, paired over the test rows."""
     rows = [row for row in group.rows if row.seed is not None and row.quality()]
     settings = [seeds for seeds in settings_of(rows) if len(seeds) > 1]
     if len(settings) > _SETTINGS_TOLD:
         return
     for mine, theirs in combinations(settings, 2):
         try:
-            scores, others = [class_scores(row) for row in mine], [class_scores(row) for row in theirs]
-        except StorageError:  # the table's notes say what is wrong with these scores
+            told = [_difference_words(measure, mine, theirs) for measure in (ACCURACY, MACRO_F1)]
+        except (StorageError, ValueError):  # the table's notes say what is wrong with these scores
             continue
-        found = mean_accuracy_difference(
-            scores[0].label_R,
-            np.stack([score.predicted_R for score in scores]),
-            np.stack([score.predicted_R for score in others]),
-            resamples=mine[0].run.evaluate.bootstrap_samples,
-            seed=BOOTSTRAP_SEED,
-        )
-        value, interval = ACCURACY.difference_words(found.value, found.low, found.high)
-        verdict = "" if found.excludes_zero else f": {NO_DIFFERENCE}"
-        yield (
-            f"{without_seed(mine[0])} minus {without_seed(theirs[0])}, mean of {_seeds(mine, theirs)}: "
-            f"{value} {interval} {ACCURACY.unit}{verdict}."
-        )
+        names = f"{without_seed(mine[0])} minus {without_seed(theirs[0])}"
+        yield f"{names}, mean of {_seeds(mine, theirs)}: {'; '.join(told)}."
+
+
+def _difference_words(measure: Measure, mine: Sequence[Row], theirs: Sequence[Row]) -> str:
+    found = class_difference(measure.name, mine, theirs)
+    value, interval = measure.difference_words(found.value, found.low, found.high)
+    verdict = "" if found.excludes_zero else f": {NO_DIFFERENCE}"
+    return f"{value} {interval} {measure.unit}{verdict}"
 
 
 def _seeds(mine: Sequence[Row], theirs: Sequence[Row]) -> str:

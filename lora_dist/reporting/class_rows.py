@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from lora_dist.evaluation.class_metrics import metric_difference
 from lora_dist.evaluation.class_scores import ClassScores, read_class_scores
@@ -28,20 +31,23 @@ def _read_once(version: tuple[Path, int]) -> ClassScores:
     return read_class_scores(version[0])
 
 
-def class_difference(metric: str, row: Row, reference: Row) -> Difference:
-    """A metric of `row` minus that of `reference` on the test rows, with its paired interval.
+def class_difference(metric: str, rows: Sequence[Row], references: Sequence[Row]) -> Difference:
+    """Mean of a metric over `rows` (seeds) minus that over `references` on the test rows, with its paired interval.
 
     Raises:
         StorageError: the scores of one of them are missing or unreadable.
         ValueError: they are not of the same rows.
     """
-    mine, theirs = class_scores(row), class_scores(reference)
-    if mine.label_R.tolist() != theirs.label_R.tolist():
-        raise ValueError(f"{len(mine.label_R)} rows and {len(theirs.label_R)} rows, with other labels")
+    mine, theirs = [class_scores(row) for row in rows], [class_scores(row) for row in references]
+    labels_R = mine[0].label_R
+    for other in (*mine, *theirs):
+        if other.label_R.tolist() != labels_R.tolist():
+            raise ValueError(f"{len(labels_R)} rows and {len(other.label_R)} rows, with other labels")
+    predicted = (np.stack([scores.predicted_R for scores in side]) for side in (mine, theirs))
+    resamples = rows[0].run.evaluate.bootstrap_samples
     return metric_difference(
-        metric, mine.label_R, mine.predicted_R, theirs.predicted_R, len(labels_of(row)),
-        resamples=row.run.evaluate.bootstrap_samples, seed=BOOTSTRAP_SEED,
-    )  # fmt: skip
+        metric, labels_R, *predicted, len(labels_of(rows[0])), resamples=resamples, seed=BOOTSTRAP_SEED
+    )
 
 
 def labels_of(row: Row) -> list[str]:

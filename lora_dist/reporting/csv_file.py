@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lora_dist.config.sections import SPLITS
-from lora_dist.reporting.measures import JUDGED
+from lora_dist.reporting.measures import JUDGED, MACRO_F1
 from lora_dist.reporting.merging import FORM_COLUMNS, FormRow
 from lora_dist.reporting.rows import QUALITY_SPLIT, Row, Versus
 from lora_dist.reporting.words import one_line
@@ -91,12 +91,8 @@ def _bound_columns(split: str, metric: str) -> dict[str, Getter]:
     return {name: bound("value"), f"{name}_low": bound("low"), f"{name}_high": bound("high")}
 
 
-def _judged_columns(metric: str) -> dict[str, Getter]:
-    def bound(which: str) -> Getter:
-        return lambda row: getattr(estimate, which) if (estimate := row.estimate(QUALITY_SPLIT, metric)) else None
-
-    columns = {f"test_{metric}": bound("value")}
-    columns |= {f"test_{metric}_{which}": bound(which) for which in ("low", "high")}
+def _also_versus_columns(metric: str) -> dict[str, Getter]:
+    columns: dict[str, Getter] = {}
     for name in ("base", "full"):
         versus = _versus_columns(name, lambda row, name=name: row.judged_versus(name).get(metric))
         columns |= {key.replace("versus", f"{metric}_versus"): getter for key, getter in versus.items()}
@@ -160,11 +156,12 @@ def _columns() -> dict[str, Getter]:
     for split in SPLITS:
         columns |= _split_columns(split)
     for metric in JUDGED:
-        columns |= _judged_columns(metric.name)
+        columns |= _bound_columns(QUALITY_SPLIT, metric.name) | _also_versus_columns(metric.name)
     columns |= _versus_columns("base", lambda row: row.versus_base)
     columns |= _versus_columns("full", lambda row: row.versus_full)
     for split in SPLITS:
         columns |= _class_columns(split)
+    columns |= _also_versus_columns(MACRO_F1.name)
     columns["device_seconds"] = lambda row: row.record.device_seconds if row.record else None
     columns["attempts"] = lambda row: row.record.attempts if row.record else row.at.attempts
     columns["reason"] = lambda row: one_line(row.at.reason, limit=1000) or None

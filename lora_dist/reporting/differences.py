@@ -15,7 +15,7 @@ from lora_dist.evaluation.generated_scores import judged_differences, read_judge
 from lora_dist.evaluation.scores import read_scores
 from lora_dist.evaluation.statistics import perplexity_difference
 from lora_dist.reporting.class_rows import class_difference
-from lora_dist.reporting.measures import JUDGED, PERPLEXITY
+from lora_dist.reporting.measures import JUDGED, MACRO_F1, PERPLEXITY
 from lora_dist.reporting.rows import BOOTSTRAP_SEED, QUALITY_SPLIT, Group, Row, Versus, scores_path, settings_of
 
 _SCORES_KEPT = 64  # score files in memory at once: references are read again and again
@@ -30,7 +30,7 @@ def with_differences(group: Group) -> tuple[Group, list[str]]:
         judged: dict[str, dict[str, Versus]] = {}
         for name, reference in (("base", base_for(row, group)), ("full", full_for(row, group))):
             found[f"versus_{name}"], problem = _versus(row, reference)
-            judged[name], other = _judged_versus(row, reference)
+            judged[name], other = _also_versus(row, reference)
             notes += [said for said in (problem, other) if said]
         rows.append(dataclasses.replace(row, **found, judged=judged))
     return dataclasses.replace(group, rows=tuple(rows)), list(dict.fromkeys(notes))
@@ -82,7 +82,7 @@ def difference(row: Row, reference: Row) -> Versus:
         if row.measure is PERPLEXITY:
             found = perplexity_difference(*_scores(row), *_scores(reference), resamples=resamples, seed=BOOTSTRAP_SEED)
         else:
-            found = class_difference(row.measure.name, row, reference)
+            found = class_difference(row.measure.name, [row], [reference])
     except ValueError as error:
         raise StorageError(
             key=str(scores_path(row)),
@@ -102,8 +102,23 @@ def _versus(row: Row, reference: Row | None) -> tuple[Versus | None, str]:
         return None, f"No difference between {row.name} and {reference.name}: {error}."
 
 
+def _also_versus(row: Row, reference: Row | None) -> tuple[dict[str, Versus], str]:
+    """The differences by the other metrics that a task has, and why they could not be taken."""
+    if row.measure is PERPLEXITY:
+        return _judged_versus(row, reference)
+    if reference is None or reference is row or row.quality() is None:
+        return {}, ""
+    try:
+        found = class_difference(MACRO_F1.name, [row], [reference])
+    except (StorageError, ValueError):  # said of the accuracy
+        return {}, ""
+    return {
+        MACRO_F1.name: Versus(reference.name, found.value, found.low, found.high, found.excludes_zero, MACRO_F1)
+    }, ""
+
+
 def _judged_versus(row: Row, reference: Row | None) -> tuple[dict[str, Versus], str]:
-    """The same of what answers were judged by, for metrics that both rows have over equally many answers."""
+    """The difference of what answers were judged by, for metrics that both rows have over equally many answers."""
     if reference is None or reference is row or not (_judged(row) and _judged(row) == _judged(reference)):
         return {}, ""
     try:

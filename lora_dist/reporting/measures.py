@@ -65,6 +65,8 @@ ACCURACY = Measure(
     "accuracy", "points of accuracy", is_lower_better=False, scale=100, sign="%", loss_unit="nats per row"
 )
 
+MACRO_F1 = Measure("f1_macro", "points of macro F1", is_lower_better=False, scale=100, sign="%", title="F1 macro")
+
 JUDGED = (
     Measure("exact_match", "points of exact match", is_lower_better=False, scale=100, sign="%", title="exact match"),
     Measure("f1", "points of F1", is_lower_better=False, scale=100, sign="%", title="token F1"),

@@ -58,7 +58,8 @@ class Row:
     versus_base: Versus | None = None
     versus_full: Versus | None = None
     judged: Mapping[str, Mapping[str, Versus]] = field(default_factory=dict)
-    """By reference (base, full) and metric: what the answers were judged by, minus the same of the reference."""
+    """By reference (base, full) and metric: what the answers were judged by, or of a classification macro F1, minus the
+    same of the reference."""
 
     def judged_versus(self, reference: str) -> Mapping[str, Versus]:
         """The differences to the base or to full fine-tuning by metric; empty where none could be taken."""
