@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from lora_dist.config.classification import is_classification
 from lora_dist.config.experiment import Run
 from lora_dist.config.sections import ADAPTER_KINDS
 from lora_dist.data.text_bytes import TextBytes
-from lora_dist.data.tokens import NOT_SCORED, TokenRows, TokenSet
+from lora_dist.data.tokens import NOT_SCORED, TokenSet
 from lora_dist.errors import ModelError
 from lora_dist.evaluation.kernel_speed import measure_sparse_kernels
-from lora_dist.evaluation.perplexity import RowScores, bits_per_byte, explain_worse_than_uniform, score_rows
+from lora_dist.evaluation.perplexity import Row, RowScores, bits_per_byte, explain_worse_than_uniform, score_rows
 from lora_dist.evaluation.scores import write_scores
 from lora_dist.evaluation.statistics import perplexity_interval
 from lora_dist.models.adapters import put_adapter
@@ -36,6 +36,7 @@ from lora_dist.pipeline.generated import generate_for_run, with_judged
 from lora_dist.pipeline.measure_classes import measure_classes
 from lora_dist.pipeline.merged_forms import SPLIT, Forms, wants_forms
 from lora_dist.pipeline.prune_figures import prune_part
+from lora_dist.pipeline.scored_rows import scored_rows
 from lora_dist.store.atomic import make_folder, write_json
 from lora_dist.store.environment import capture_environment
 from lora_dist.store.folders import RunFolder
@@ -149,7 +150,7 @@ def _measure_live(
     prune = team.first_does(lambda: prune_part(run, folder, model)) if run.prune else None
     text_bytes = TextBytes(tokenizer)
     evaluate = {
-        split: _score(run, folder, tokens.rows(split), split, model, text_bytes, team, progress)
+        split: _score(run, folder, scored_rows(run, tokens, split), split, model, text_bytes, team, progress)
         for split in run.evaluate.splits
     }
     generation, judged = generate_for_run(run, folder, tokens, tokenizer, model, team, progress)
@@ -202,7 +203,7 @@ def data_part(run: Run, tokens: TokenSet) -> DataPart:
 def _score(
     run: Run,
     folder: RunFolder,
-    rows: TokenRows,
+    rows: Sequence[Row],
     split: str,
     model: PreTrainedModel,
     text_bytes: TextBytes,
@@ -210,14 +211,10 @@ def _score(
     progress: Progress,
 ) -> dict[str, Any]:
     """Score the rows of one split; the numbers for the record, the scores of each row beside it."""
-    count = len(rows)
-    if split == "train" and run.evaluate.max_train_examples is not None:
-        count = min(count, run.evaluate.max_train_examples)
-    chosen = [rows[index] for index in range(count)]
     started = time.perf_counter()
     scores = score_rows(
         model,
-        chosen,
+        rows,
         batch_size=run.evaluate.batch_size,
         team=team,
         progress=lambda done, total: progress("evaluate", done, total, f"perplexity on {split}"),
@@ -232,10 +229,10 @@ def _score(
     return {
         "nll_sum": scores.nll_sum,
         "scored_tokens": scores.scored_tokens,
-        "examples": count,
+        "examples": len(rows),
         "perplexity": scores.perplexity,
         "bits_per_byte": bits_per_byte(
-            scores.nll_sum, text_bytes.count(ids[labels != NOT_SCORED] for ids, labels in chosen)
+            scores.nll_sum, text_bytes.count(ids[labels != NOT_SCORED] for ids, labels in rows)
         ),
         "seconds": seconds,
         "ci95": {"perplexity": list(interval)},

@@ -13,13 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_dist.config.experiment import Run
 from lora_dist.config.sections import ADAPTER_KINDS
-from lora_dist.data.tokens import TokenRows, TokenSet
+from lora_dist.data.tokens import TokenSet
 from lora_dist.evaluation.class_metrics import METRICS, Tally, confusion, metric_interval
 from lora_dist.evaluation.class_scores import ClassScores
-from lora_dist.evaluation.classes import score_classes
+from lora_dist.evaluation.classes import Row, score_classes
 from lora_dist.models.adapters import put_adapter
 from lora_dist.models.classifiers import Classes, Classifier, load_classifier
 from lora_dist.models.device import device_of, dtype_of, synchronize
+from lora_dist.pipeline.scored_rows import scored_rows
 from lora_dist.store.atomic import make_folder, write_text
 from lora_dist.store.folders import RunFolder
 from lora_dist.team import Team
@@ -46,7 +47,7 @@ def measure_classes(
     classifier = open_classifier(run, folder, Classes(labels, tokenizer.pad_token_id, run.seed), team, adapter)
     found = {}
     for split in run.evaluate.splits:
-        rows = tokens.rows(split)
+        rows = scored_rows(run, tokens, split)
         scores, seconds = _score(run, rows, split, classifier.model, tokenizer.pad_token_id, team, progress)
         if team.world.is_first:
             make_folder(folder.scores)
@@ -90,7 +91,7 @@ def split_numbers(run: Run, scores: ClassScores, tokens: TokenSet) -> dict[str, 
 
 def _score(
     run: Run,
-    rows: TokenRows,
+    rows: Sequence[Row],
     split: str,
     model: PreTrainedModel,
     pad_token_id: int,
@@ -98,13 +99,10 @@ def _score(
     progress: Progress,
 ) -> tuple[ClassScores, float]:
     """The scores of a split's rows, and the seconds that they took."""
-    count = len(rows)
-    if split == "train" and run.evaluate.max_train_examples is not None:
-        count = min(count, run.evaluate.max_train_examples)
     started = time.perf_counter()
     scores = score_classes(
         model,
-        [rows[index] for index in range(count)],
+        rows,
         pad_token_id=pad_token_id,
         batch_size=run.evaluate.batch_size,
         team=team,
@@ -115,7 +113,7 @@ def _score(
 
 
 def _wrong_rows(
-    rows: TokenRows, scores: ClassScores, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase, most: int
+    rows: Sequence[Row], scores: ClassScores, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase, most: int
 ) -> list[dict[str, Any]]:
     """The first rows that were given another class than theirs, with their text as the model read it."""
     wrong = np.flatnonzero(scores.label_R != scores.predicted_R)[:most]
