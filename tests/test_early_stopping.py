@@ -17,7 +17,8 @@ from training_cases import prepare
 
 from lora_dist.config.experiment import Experiment
 from lora_dist.planning.strategies import strategy_problems
-from lora_dist.training.validation import Losses, stale
+from lora_dist.training.checkpoints import sealed
+from lora_dist.training.validation import Losses, kept_steps, stale
 from lora_dist.verbs.train import only_run
 
 # Few rows, and a rate at which they are learnt by heart after some steps: the validation loss falls, then rises.
@@ -130,6 +131,19 @@ def test_a_run_killed_after_its_last_step_still_finds_its_best(make):
     assert not stopped.folder.model.exists()
     stopped.work()
     assert stopped.bytes == calm.bytes
+
+
+def test_a_run_that_begins_anew_keeps_no_model_of_what_it_had_reached(make):
+    stopped = make("stopped", checkpoint_steps=4)
+    with pytest.raises(Stopped):
+        stopped.train(stop_at(7))
+    before = kept_steps(stopped.folder.checkpoints)
+    for path in sealed(stopped.folder.checkpoints):
+        (path / "manifest.json").unlink()
+    with pytest.raises(Stopped):
+        stopped.train(stop_at(3))
+    assert before[-1] > 2
+    assert kept_steps(stopped.folder.checkpoints) == [2]
 
 
 def test_a_classifier_stops_by_its_loss_over_rows(tmp_path):

@@ -44,7 +44,7 @@ from lora_dist.training.parts import describe_trained, train_part_of, zero_stage
 from lora_dist.training.saving import save_model
 from lora_dist.training.steps import SameSteps
 from lora_dist.training.stop import StopFlag
-from lora_dist.training.validation import Losses, Validation, drop_all, take_best
+from lora_dist.training.validation import Losses, Validation, drop_all, drop_later, take_best
 from lora_dist.world import World
 
 log = logging.getLogger(__name__)
@@ -217,7 +217,7 @@ def make_trainer(
 
 
 def _take_up(folder: RunFolder, world: World, batches: BatchPlan) -> Resume:
-    """Where the run continues; what comes after that step is cut from its metrics."""
+    """Where the run continues; what comes after that step is cut from its metrics and its kept models."""
     resume = find_resume(make_folder(folder.checkpoints), makers=Makers.of(folder.id, world))
     for reason in resume.skipped:
         log.warning("passing over checkpoint %s", reason)
@@ -226,6 +226,7 @@ def _take_up(folder: RunFolder, world: World, batches: BatchPlan) -> Resume:
         write_event(folder.experiment.ledger, folder.id, RESUMED, step=resume.step)
     log.info("%s", batches)
     cut_back(folder.metrics, resume.step)
+    drop_later(folder.checkpoints, resume.step)
     return resume
 
 

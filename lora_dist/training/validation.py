@@ -104,9 +104,21 @@ def best_folder(checkpoints: Path, step: int) -> Path:
 
 def drop_stale(checkpoints: Path) -> None:
     """Remove kept models that are neither the newest nor the best at a checkpoint that a run may go back to."""
-    kept = sorted(int(path.name.removeprefix(_KEPT)) for path in checkpoints.glob(f"{_KEPT}*"))
-    for step in stale(kept, sealed_steps(checkpoints)):
+    for step in stale(kept_steps(checkpoints), sealed_steps(checkpoints)):
         shutil.rmtree(best_folder(checkpoints, step))
+
+
+def drop_later(checkpoints: Path, step: int) -> None:
+    """Remove the kept models of steps after `step`, from which a run goes on. It gets there again, and another one may
+    be the best then, since a GPU does not add up in the same order each time."""
+    for later in kept_steps(checkpoints):
+        if later > step:
+            shutil.rmtree(best_folder(checkpoints, later))
+
+
+def kept_steps(checkpoints: Path) -> list[int]:
+    """The steps whose models are kept, in their order."""
+    return sorted(int(path.name.removeprefix(_KEPT)) for path in checkpoints.glob(f"{_KEPT}*"))
 
 
 def stale(kept: list[int], checkpoints: Iterable[int]) -> list[int]:
@@ -137,5 +149,4 @@ def take_best(checkpoints: Path, step: int, model: Path, *, is_adapter: bool) ->
 
 def drop_all(checkpoints: Path) -> None:
     """Remove the kept models, once `model/` is there."""
-    for path in checkpoints.glob(f"{_KEPT}*"):
-        shutil.rmtree(path)
+    drop_later(checkpoints, 0)
