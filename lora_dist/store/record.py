@@ -134,7 +134,8 @@ class TrainPart(_Part):
     tokens_per_second: float
     """Non-padding tokens per second, without the first steps."""
     peak_memory_bytes: int
-    """Highest use during training, maximum over ranks: allocated on an accelerator, resident on a CPU."""
+    """Highest use during training, what measures the validation loss included, maximum over ranks: allocated on an
+    accelerator, resident on a CPU."""
     peak_memory_kind: str
     """allocated, or resident."""
     peak_reserved_bytes: int | None = None
