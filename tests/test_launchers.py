@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 from comparison_cases import METHODS, record, run_folder, weights, write
 from conftest import run_cli
+from ranks_cases import COMPILING_S
 from test_disturbances import lines_of, processes_in, wait_for
 
 from lora_dist.config.launch import LaunchSection
@@ -37,7 +38,7 @@ def test_two_slots_and_two_ranks_give_the_table_of_one_process(tmp_path, tiny_mo
         folders[way] = tmp_path / way
         folders[way].mkdir()
         write(folders[way], tiny_model, problem_files, arms=ARMS, train=TRAIN)
-        done = run_cli("compare", "small.yaml", *words, cwd=folders[way])
+        done = run_cli("compare", "small.yaml", *words, cwd=folders[way], timeout=COMPILING_S)
         assert done.code == 0, done.err
         said[way] = done.err
     for arm in ARMS:
