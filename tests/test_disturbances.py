@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from comparison_cases import METHODS, record, run_folder, weights, write
 from conftest import run_cli
 
@@ -49,6 +50,7 @@ def processes_in(folder: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow  # four runs twice; one run alone is among the tests of interruptions
 def test_killed_in_the_third_run_and_repeated_it_ends_as_if_undisturbed(tmp_path, tiny_model, problem_files):
     arms = {name: METHODS[name] for name in ("base", "lora", "full")}
     train = {"max_steps": 60, "checkpoint_steps": 4, "learning_rate": 0.002, "micro_batch_size": 4}

@@ -168,13 +168,8 @@ def test_with_a_patience_alone_the_loss_is_measured_once_per_epoch(make):
     assert list(measured(case)) == [plan["steps_per_epoch"] * epoch for epoch in (1, 2, 3, 4)]
 
 
-@pytest.mark.parametrize(
-    ("strategy", "kind"),
-    [
-        ("zero2", "full"),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("ddp", "lora"), ("zero2", "lora")]),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "kind"), [("zero2", "full"), ("ddp", "lora"), ("zero2", "lora")])
 def test_two_ranks_stop_where_one_does(tmp_path, tiny_model, problem_files, strategy, kind):
     """Two real launches, with the libraries to import."""
     rate = {} if kind == "full" else {"learning_rate": 0.01}

@@ -20,6 +20,9 @@ from lora_dist.pruning.share import Matrix, owners_of
 HERE = Path(__file__).parent
 
 
+SLOW, MORE = pytest.mark.slow, [(2, 1), (3, 1), (1, 3)]
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
     """Two blocks whose widest linears have several tiles and chunks of rows: ranks share them."""
@@ -50,7 +53,7 @@ def pruned(tmp_path_factory, saved):
     return on
 
 
-@pytest.mark.parametrize(("ranks", "threads"), [(2, 1), (3, 1), (1, 3), (2, 2)])
+@pytest.mark.parametrize(("ranks", "threads"), [(2, 2), *(pytest.param(*sizes, marks=SLOW) for sizes in MORE)])
 @pytest.mark.parametrize("case", CASES)
 def test_every_shard_and_mask_has_the_bytes_that_one_thread_writes(pruned, ranks, threads, case):
     alone, together = shards_of(pruned(1) / case), shards_of(pruned(ranks, threads) / case)

@@ -95,9 +95,8 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "fault", ["signal", *(pytest.param(n, marks=pytest.mark.slow) for n in FAULTS if n != "signal")]
-)
+@pytest.mark.slow  # a signal to a job on two nodes is among the tests of the scripts
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_disturbed_job_ends_with_the_bytes_of_an_undisturbed_one(
     cluster, calm, tmp_path, tiny_model, problem_files, fault
 ):

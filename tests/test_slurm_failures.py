@@ -151,6 +151,7 @@ if os.environ.get("SLURM_PROCID") == "1":
 """
 
 
+@pytest.mark.slow  # two nodes; recorded logs have one case of each cause
 def test_a_rank_that_raises_on_the_second_node_is_named_with_its_last_words(
     cluster, tmp_path, tiny_model, problem_files
 ):

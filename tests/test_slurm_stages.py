@@ -13,6 +13,7 @@ from slurm_cluster import running_cluster
 MEASURED_APART = {**TWO_NODES, "evaluate": {"nodes": 1}}
 
 
+@pytest.mark.slow  # a comparison on one machine, and its stages in six jobs
 def test_stages_in_jobs_of_their_own_end_in_the_table_of_one_machine(cluster, tmp_path, tiny_model, problem_files):
     arms = {name: ARMS[name] for name in ("sweep", "full", "pruned")}
     for way in ("slurm", "inline"):
@@ -91,6 +92,7 @@ def test_a_mistake_that_the_preparation_finds_is_every_runs_outcome_and_nothing_
     assert [event["run"] for event in events(tmp_path, "ended")] == [row["run"] for row in rows], "no run has begun"
 
 
+@pytest.mark.slow  # two more submissions of what a comparison does
 def test_one_run_or_one_pruning_is_a_job_by_its_own_verb(cluster, tmp_path, tiny_model, problem_files):
     arms = {"base": METHODS["base"], "full": METHODS["full"], "pruned": {**METHODS["base"], "prune": PRUNE}}
     write(tmp_path, tiny_model, problem_files, arms=arms, train=TRAIN, launch=launch(jobs=TWO_NODES))
