@@ -202,6 +202,13 @@ def test_the_share_of_the_gain_is_measured_in_nats(tmp_path):
     assert "it reaches 60% of full fine-tuning's gain" in " ".join(headlines(collect([made.folder]))[0].sentences)
 
 
+def test_a_gain_that_is_not_shown_is_no_share_of_one(tmp_path):
+    made = Synthetic(tmp_path / "e", {name: ARMS[name] for name in ("base", "full")} | {"lora": {}})
+    for arm, nats in (("base", 3.0), ("lora", 3.2), ("full", 2.0)):
+        made.finish(made.of(arm), nats, spread=1e-6)
+    assert "gain" not in " ".join(headlines(collect([made.folder]))[0].sentences)
+
+
 def test_resamples_are_those_of_the_experiment(tmp_path):
     made = whole(tmp_path / "e")
     assert made.experiment.evaluate.bootstrap_samples == RESAMPLES

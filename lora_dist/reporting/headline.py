@@ -116,10 +116,11 @@ def _difference_words(versus: Versus, reference: str) -> str:
 
 
 def _share_of_gain(pick: Row, full: Row, group: Group) -> float | None:
-    """How much of full fine-tuning's fall in nats per token this row reaches; None unless that fall is shown, and for
+    """How much of full fine-tuning's fall in nats per token this row reaches; None unless both falls are shown, and for
     classifiers, whose base has a head that knows nothing."""
     base = base_for(pick, group)
-    if base is None or pick.measure is not PERPLEXITY or not full.versus_base or full.versus_base.verdict != "better":
+    falls = all(row.versus_base and row.versus_base.verdict == "better" for row in (pick, full))
+    if base is None or pick.measure is not PERPLEXITY or not falls:
         return None
     base_bits, full_bits, pick_bits = (_nats(row) for row in (base, full, pick))
     return (base_bits - pick_bits) / (base_bits - full_bits) if base_bits > full_bits else None
