@@ -9,8 +9,8 @@ import torch
 from classification_cases import CLASSIFICATION, LABELS, save_encoder, sentence_files
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
+from training_cases import Stopped, prepare, stop_at
 from training_cases import one_thread as one_thread
-from training_cases import prepare
 
 from lora_dist.config.sections import ModelSection
 from lora_dist.errors import UserError
@@ -40,18 +40,6 @@ def encoder(tmp_path_factory):
 def make(folder, model, files, kind="lora", **sections):
     given = {"data": CLASSIFICATION, "method": METHODS[kind], "train": TRAIN, "evaluate": EVALUATE}
     return prepare(folder, model, files, **(given | sections))
-
-
-class Stopped(Exception):
-    """The run is to stop here."""
-
-
-def stop_at(step):
-    def progress(done, *_):
-        if done == step:
-            raise Stopped
-
-    return progress
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

@@ -10,10 +10,9 @@ from classification_cases import CLASSIFICATION, save_encoder, sentence_files
 from conftest import experiment_document, run_cli
 from hypothesis import given
 from hypothesis import strategies as st
-from ranks_cases import Ranks, record
-from test_training_resume import Stopped, lasting, stop_at
+from ranks_cases import Ranks, lasting, record
+from training_cases import Stopped, prepare, stop_at
 from training_cases import one_thread as one_thread
-from training_cases import prepare
 
 from lora_dist.config.experiment import Experiment
 from lora_dist.planning.strategies import strategy_problems

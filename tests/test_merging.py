@@ -25,7 +25,7 @@ from lora_dist.config.combination import Combination
 from lora_dist.errors import ConfigError, ModelError
 from lora_dist.models.adapter_folder import base_of, find_adapter
 from lora_dist.models.combining import combined_update
-from lora_dist.models.companions import _with_dtype
+from lora_dist.models.companions import with_dtype
 from lora_dist.models.factors import Factors
 from lora_dist.models.merge_stream import deal
 
@@ -208,7 +208,7 @@ def test_what_float16_cannot_hold_is_refused(tmp_path, base):
 
 def test_the_config_says_the_dtype_of_the_weights_in_all_its_parts():
     config = {"torch_dtype": "float32", "text_config": {"dtype": "float32", "hidden_size": 4}, "eos": [1]}
-    assert json.loads(_with_dtype(json.dumps(config).encode(), torch.bfloat16)) == {
+    assert json.loads(with_dtype(json.dumps(config).encode(), torch.bfloat16)) == {
         "dtype": "bfloat16", "text_config": {"dtype": "bfloat16", "hidden_size": 4}, "eos": [1],
     }  # fmt: skip
 

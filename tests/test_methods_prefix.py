@@ -6,13 +6,14 @@ import pytest
 import torch
 from conftest import experiment_document
 from peft import PeftModel, get_peft_model
+from ranks_cases import lasting
 from safetensors.torch import load_file
 from test_evaluation_generate import EOS, VOCAB, build, some_prompts
 from test_evaluation_generate import tokenizer as tokenizer
-from test_training_resume import TRAIN, Stopped, lasting, stop_at
+from test_training_resume import TRAIN
 from torch.nn.functional import cross_entropy
+from training_cases import Stopped, prepare, stop_at
 from training_cases import one_thread as one_thread
-from training_cases import prepare
 from transformers import AutoModelForCausalLM, DynamicCache, MambaConfig, MambaForCausalLM
 
 from lora_dist.config.expansion import expand

@@ -18,8 +18,6 @@ from pruning_ranks_script import CASES
 from lora_dist.pruning.share import Matrix, owners_of
 
 HERE = Path(__file__).parent
-
-
 SLOW, MORE = pytest.mark.slow, [(2, 1), (3, 1), (1, 3)]
 
 

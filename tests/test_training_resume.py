@@ -7,8 +7,9 @@ import logging
 import shutil
 
 import pytest
+from ranks_cases import lasting
+from training_cases import Stopped, prepare, stop_at
 from training_cases import one_thread as one_thread
-from training_cases import prepare
 
 from lora_dist.errors import ConfigError
 from lora_dist.training.checkpoints import Makers, find_resume, seal, sealed
@@ -24,18 +25,6 @@ METHODS = {
 EVALUATE = {"samples": 0, "bootstrap_samples": 100}
 
 
-class Stopped(Exception):
-    """The run is to stop here."""
-
-
-def stop_at(step):
-    def progress(done, *_):
-        if done == step:
-            raise Stopped
-
-    return progress
-
-
 @pytest.fixture
 def pair(tmp_path, tiny_model, problem_files):
     """Two runs of one config: the first is trained undisturbed, to its record; the second is for the test to stop."""
@@ -47,11 +36,6 @@ def pair(tmp_path, tiny_model, problem_files):
         return calm, calm.work(), stopped
 
     return make
-
-
-def lasting(lines):
-    """What of the metrics does not depend on when they were taken."""
-    return [{key: value for key, value in line.items() if key not in ("seconds", "warm_up")} for line in lines]
 
 
 def assert_same(calm, record, stopped):

@@ -44,6 +44,20 @@ def silent(*_: Any) -> None:
     """Show nothing."""
 
 
+class Stopped(Exception):
+    """The run is to stop here."""
+
+
+def stop_at(step: int) -> Any:
+    """A progress that stops the run as soon as it has logged `step`."""
+
+    def progress(done: int, *_: Any) -> None:
+        if done == step:
+            raise Stopped
+
+    return progress
+
+
 @dataclass(frozen=True)
 class Case:
     """A run that has been prepared: its folder, its tokens, its tokenizer."""

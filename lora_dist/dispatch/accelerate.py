@@ -9,9 +9,8 @@ from lora_dist.dispatch.devices import Gpu
 from lora_dist.dispatch.launch_config import LaunchConfig, launch_command, read_launch_config, write_located
 from lora_dist.dispatch.slots import Job, Start
 from lora_dist.errors import ConfigError
-from lora_dist.pipeline.estimates import setting_of, shape_of_run
-from lora_dist.planning.choice import Hardware, choose_launch_config
-from lora_dist.planning.memory import Setting
+from lora_dist.pipeline.estimates import launch_choice
+from lora_dist.planning.choice import Hardware
 from lora_dist.store.folders import RunFolder
 from lora_dist.world import World
 
@@ -43,9 +42,7 @@ class Ranks:
             len(self.gpus) if self.launch.gpus_per_node == "auto" else min(self.launch.gpus_per_node, len(self.gpus))
         )
         hardware = Hardware(count, min((gpu.bytes for gpu in self.gpus if gpu.bytes), default=None))
-        shape = shape_of_run(run)
-        setting = setting_of(run, shape, max(1, count)) if shape else Setting(run.method)
-        return choose_launch_config(shape, setting, hardware, task=run.data.task, validates=run.validates).config
+        return launch_choice(run, hardware).config
 
     def processes_of(self, config: LaunchConfig) -> int:
         """How many ranks a run has: as asked for, one per GPU, or what the config says."""

@@ -16,9 +16,8 @@ from lora_dist.config.launch import LaunchSection
 from lora_dist.config.slurm import JobKind, JobSection
 from lora_dist.dispatch.cluster import Cluster
 from lora_dist.dispatch.launch_config import LaunchConfig, read_launch_config
-from lora_dist.pipeline.estimates import setting_of, shape_of_run
-from lora_dist.planning.choice import Hardware, choose_launch_config
-from lora_dist.planning.memory import Setting
+from lora_dist.pipeline.estimates import launch_choice
+from lora_dist.planning.choice import Hardware
 from lora_dist.planning.strategies import strategy_problems
 from lora_dist.store.folders import ExperimentFolder
 from lora_dist.store.ledger import JobStage, is_array
@@ -185,7 +184,4 @@ def _choice_without_gpus(run: Run) -> str:
 
 def _choice(run: Run, ranks: int) -> str:
     """By the method and the number of GPUs; how much memory they have is not known from here."""
-    shape = shape_of_run(run)
-    setting = setting_of(run, shape, ranks) if shape else Setting(run.method)
-    hardware = Hardware(ranks, None)
-    return choose_launch_config(shape, setting, hardware, task=run.data.task, validates=run.validates).config
+    return launch_choice(run, Hardware(ranks)).config

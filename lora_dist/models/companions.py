@@ -31,11 +31,12 @@ def companions(
     for name in (_CONFIG, "generation_config.json"):
         if (path := source_file(section, name)) is not None:
             found[name] = path.read_bytes()
-    return found if dtype is None else found | {_CONFIG: _with_dtype(found[_CONFIG], dtype)}
+    return found if dtype is None else found | {_CONFIG: with_dtype(found[_CONFIG], dtype)}
 
 
-def _with_dtype(config: bytes, dtype: torch.dtype) -> bytes:
-    """transformers says `dtype` since version 5, and reads `torch_dtype` still; text_config has its own."""
+def with_dtype(config: bytes, dtype: torch.dtype) -> bytes:
+    """A config.json that says `dtype` of its weights. transformers does so since version 5, and reads `torch_dtype`
+    still; text_config has its own."""
     name = str(dtype).removeprefix("torch.")
     document = json.loads(config)
     for part in document.values():

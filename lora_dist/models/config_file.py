@@ -13,7 +13,6 @@ from lora_dist.config.sections import ModelSection
 from lora_dist.errors import ModelError
 from lora_dist.models.builtin import builtin_config
 from lora_dist.models.sources import BUILTIN, hub_errors, model_error, source_of
-from lora_dist.store.atomic import write_json
 
 
 def read_config(section: ModelSection, *, download: bool) -> dict[str, Any] | None:
@@ -46,11 +45,3 @@ def _read(section: ModelSection, path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise ModelError(key="model.path", problem=f"'{path}' holds no mapping", fix="copy it again")
     return document.get("text_config", document)
-
-
-def name_dtype(folder: Path, dtype: Any) -> None:
-    """Have the config.json of a saved model say in which precision (torch's dtype) its weights were written, which may
-    not be the one that they are trained in."""
-    path = folder / "config.json"
-    document = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, document | {"dtype": str(dtype).removeprefix("torch.")})

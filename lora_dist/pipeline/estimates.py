@@ -1,4 +1,5 @@
-"""What the estimate needs of a run: its model's shape and its setting. Neither takes torch."""
+"""What the estimate needs of a run, its model's shape and its setting, and the launch config that follows. None of it
+takes torch."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from lora_dist.config.experiment import Run
 from lora_dist.data.lengths import resolve_lengths
 from lora_dist.models.config_file import read_config
 from lora_dist.planning.batches import plan_batches
+from lora_dist.planning.choice import Choice, Hardware, choose_launch_config
 from lora_dist.planning.memory import Setting
 from lora_dist.planning.shape import ModelShape, shape_of
 
@@ -37,3 +39,15 @@ def setting_of(run: Run, shape: ModelShape, ranks: int = 1) -> Setting:
         length=resolve_lengths(run.data, shape.context).max_length,
         checkpointing=run.train.gradient_checkpointing,
     )
+
+
+def launch_choice(run: Run, hardware: Hardware) -> Choice:
+    """The launch config of a run for which `auto` stands.
+
+    Raises:
+        ModelError: there is no such model.
+        ConfigError: as `setting_of`.
+    """
+    shape = shape_of_run(run)
+    setting = setting_of(run, shape, max(1, hardware.gpus * hardware.nodes)) if shape else Setting(run.method)
+    return choose_launch_config(shape, setting, hardware, task=run.data.task, validates=run.validates)

@@ -41,7 +41,7 @@ def class_difference(metric: str, rows: Sequence[Row], references: Sequence[Row]
     mine, theirs = [class_scores(row) for row in rows], [class_scores(row) for row in references]
     labels_R = mine[0].label_R
     for other in (*mine, *theirs):
-        if other.label_R.tolist() != labels_R.tolist():
+        if not np.array_equal(other.label_R, labels_R):
             raise ValueError(f"{len(labels_R)} rows and {len(other.label_R)} rows, with other labels")
     predicted = (np.stack([scores.predicted_R for scores in side]) for side in (mine, theirs))
     resamples = rows[0].run.evaluate.bootstrap_samples

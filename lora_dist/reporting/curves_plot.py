@@ -8,14 +8,13 @@ import numpy as np
 
 from lora_dist.reporting.arms import arm_indices, arm_of, best_of_each_arm
 from lora_dist.reporting.cells import groups_of
-from lora_dist.reporting.drawing import LINES, Theme, legend, log_axis, name_axes, panels, png_bytes
+from lora_dist.reporting.drawing import LINES, Theme, is_wide, legend, log_axis, name_axes, panels, png_bytes
 from lora_dist.reporting.rows import Comparison, Row
 from lora_dist.store.lines import read_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_WIDE = 8.0  # the largest over the smallest loss from which the axis is logarithmic
 _CURVES_IN_LEGEND = 16
 _CURVES_WITH_RAW = 6  # with more curves the unsmoothed ones are only clutter
 _CURVE_POINTS = 2000
@@ -45,8 +44,7 @@ def training_curves(comparison: Comparison, theme: Theme) -> bytes | None:
         loss = f"training loss ({curves[0][0].measure.loss_unit})"
         name_axes(panel, "optimizer step", loss, heading, theme)
         panel.xaxis.get_major_locator().set_params(integer=True)
-        low, high = panel.dataLim.intervaly
-        if low > 0 and high / low > _WIDE:
+        if is_wide(*panel.dataLim.intervaly):
             log_axis(panel.yaxis)
         legend(panel, theme)
     return png_bytes(figure)

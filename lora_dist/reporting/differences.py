@@ -13,9 +13,9 @@ import numpy as np
 from lora_dist.errors import StorageError
 from lora_dist.evaluation.generated_scores import judged_differences, read_judged
 from lora_dist.evaluation.scores import read_scores
-from lora_dist.evaluation.statistics import perplexity_difference
+from lora_dist.evaluation.statistics import Difference, perplexity_difference
 from lora_dist.reporting.class_rows import class_difference
-from lora_dist.reporting.measures import JUDGED, MACRO_F1, PERPLEXITY
+from lora_dist.reporting.measures import JUDGED, MACRO_F1, PERPLEXITY, Measure
 from lora_dist.reporting.rows import BOOTSTRAP_SEED, QUALITY_SPLIT, Group, Row, Versus, scores_path, settings_of
 
 _SCORES_KEPT = 64  # score files in memory at once: references are read again and again
@@ -89,7 +89,7 @@ def difference(row: Row, reference: Row) -> Versus:
             problem=f"its rows cannot be paired with those of {reference.name} ({error})",
             fix="remove the record.json of both runs: they are then measured again",
         ) from error
-    return Versus(reference.name, found.value, found.low, found.high, found.excludes_zero, row.measure)
+    return _told(found, reference, row.measure)
 
 
 def _versus(row: Row, reference: Row | None) -> tuple[Versus | None, str]:
@@ -112,9 +112,7 @@ def _also_versus(row: Row, reference: Row | None) -> tuple[dict[str, Versus], st
         found = class_difference(MACRO_F1.name, [row], [reference])
     except (StorageError, ValueError):  # said of the accuracy
         return {}, ""
-    return {
-        MACRO_F1.name: Versus(reference.name, found.value, found.low, found.high, found.excludes_zero, MACRO_F1)
-    }, ""
+    return {MACRO_F1.name: _told(found, reference, MACRO_F1)}, ""
 
 
 def _judged_versus(row: Row, reference: Row | None) -> tuple[dict[str, Versus], str]:
@@ -127,10 +125,11 @@ def _judged_versus(row: Row, reference: Row | None) -> tuple[dict[str, Versus], 
     except StorageError as error:
         return {}, f"No difference of the answers of {row.name} and {reference.name}: {error}."
     measures = {measure.name: measure for measure in JUDGED}
-    return {
-        metric: Versus(reference.name, part.value, part.low, part.high, part.excludes_zero, measures[metric])
-        for metric, part in found.items()
-    }, ""
+    return {metric: _told(part, reference, measures[metric]) for metric, part in found.items()}, ""
+
+
+def _told(found: Difference, reference: Row, measure: Measure) -> Versus:
+    return Versus(reference.name, found.value, found.low, found.high, found.excludes_zero, measure)
 
 
 def _judged(row: Row) -> tuple[int, int] | None:

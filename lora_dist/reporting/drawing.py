@@ -24,6 +24,7 @@ LINES = ("-", "--", ":", "-.")
 _DPI, _WIDTH, _HEIGHT = 144, 7.6, 4.3  # inches
 _LABEL_SIZE = 8.5
 _TILES_ACROSS = 3
+_WIDE = 8.0  # the largest over the smallest value from which an axis is logarithmic
 # Where a label may stand beside its point, in points (1/72 inch), best first: (x, y, horizontal, vertical).
 _PLACES = (
     (8, 0, "left", "center"), (-8, 0, "right", "center"), (7, 7, "left", "bottom"), (7, -7, "left", "top"),
@@ -110,6 +111,11 @@ def name_axes(panel: Axes, x: str, y: str, title: str, theme: Theme) -> None:
     panel.set_ylabel(y, color=theme.faint, fontsize=9.5)
     if title:
         panel.set_title(title, color=theme.ink, fontsize=10, loc="left", parse_math=False)
+
+
+def is_wide(low: float, high: float) -> bool:
+    """Whether values differ so widely that their axis is to be logarithmic."""
+    return low > 0 and high / low > _WIDE
 
 
 def log_axis(axis: Axis) -> None:

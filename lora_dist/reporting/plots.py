@@ -15,6 +15,7 @@ from lora_dist.reporting.drawing import (
     MARKERS,
     Point,
     Theme,
+    is_wide,
     label_points,
     log_axis,
     name_axes,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 FILE_NAMES = PARAMETERS, TIME, CURVES = "quality_vs_parameters.png", "quality_vs_time.png", "training_curves.png"
 
-_WIDE = 8.0  # the largest over the smallest value from which an axis is logarithmic
 _FAR = 3.0  # a base further above the others than this many times their spread is not drawn to scale
 _SAME_X, _NUDGE = 0.02, 9.0  # points closer than 2% of x are drawn beside each other, in 1/72 inch
 _LABELS = 10  # with more settings than this only the best of each arm has a label
@@ -123,7 +123,8 @@ def _scatter(
         base_lines(panel, group, points, theme)
         pareto_line(panel, points, theme, higher_is_better=not group.measure.is_lower_better)
         name_axes(panel, x_name, group.measure.axis, heading, theme)
-        scale(panel, points, log_x=always_log or _is_wide([point.x for point in points]))
+        xs = [point.x for point in points]
+        scale(panel, points, log_x=always_log or is_wide(min(xs), max(xs)))
         label_points(panel, points, theme)
     return png_bytes(figure)
 
@@ -196,7 +197,7 @@ def base_lines(panel: Axes, group: Group, points: Sequence[Point], theme: Theme)
 def scale(panel: Axes, points: Sequence[Point], *, log_x: bool) -> None:
     """Logarithmic axes where values differ widely, and room at the sides for labels."""
     low, high = panel.dataLim.intervaly
-    if low > 0 and high / low > _WIDE:
+    if is_wide(low, high):
         log_axis(panel.yaxis)
         panel.set_ylim(low / 1.25, high * 1.35)
     else:
@@ -210,7 +211,3 @@ def scale(panel: Axes, points: Sequence[Point], *, log_x: bool) -> None:
     else:
         reach = 0.15 * (max(xs) - min(xs)) or 0.5 * max(xs)
         panel.set_xlim(max(0.0, min(xs) - reach), max(xs) + reach)
-
-
-def _is_wide(values: Sequence[float]) -> bool:
-    return min(values) > 0 and max(values) / min(values) > _WIDE

@@ -14,7 +14,7 @@ from lora_dist.config.experiment import Run
 from lora_dist.config.sections import ADAPTER_KINDS
 from lora_dist.models.adapters import check_saved_adapter, name_kept_zeros
 from lora_dist.models.classifiers import classes_of
-from lora_dist.models.config_file import name_dtype
+from lora_dist.models.companions import with_dtype
 from lora_dist.models.device import dtype_of
 from lora_dist.models.provenance import Provenance, provenance_of
 from lora_dist.store.atomic import whole_folder, write_errors
@@ -30,7 +30,7 @@ def save_model(
     team: Team,
     pretrained: Path | None = None,
     *,
-    is_final: bool = True,
+    is_final: bool,
 ) -> None:
     """Write the model as it is now to `folder`, whole; the training may go on. Trained weights are written in the
     precision in which the arms are compared.
@@ -75,7 +75,8 @@ def _write(
             model.save_pretrained(aside, state_dict=weights)
         tokenizer.save_pretrained(aside)
         if dtype is not None:
-            name_dtype(aside, dtype)
+            config = aside / "config.json"
+            config.write_bytes(with_dtype(config.read_bytes(), dtype))
         if told is not None:
             if is_final:
                 check_saved_adapter(aside)

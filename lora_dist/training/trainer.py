@@ -19,7 +19,7 @@ from lora_dist.config.sections import ADAPTER_KINDS, LORA_KINDS
 from lora_dist.data.tokens import TokenSet
 from lora_dist.errors import Interrupted, raise_together
 from lora_dist.models.adapters import adapter_config
-from lora_dist.models.device import device_of, dtype_of, peak_memory, reset_peak_memory
+from lora_dist.models.device import PeakMemory, device_of, dtype_of, peak_memory, reset_peak_memory
 from lora_dist.models.loading import load_model
 from lora_dist.models.methods import (
     choose_trainable,
@@ -32,7 +32,6 @@ from lora_dist.planning.batches import BatchPlan, StepPlan, plan_batches, plan_s
 from lora_dist.store.atomic import make_folder, write_json
 from lora_dist.store.folders import RunFolder
 from lora_dist.store.ledger import RESUMED, write_event
-from lora_dist.store.record import ModelPart, TrainPart
 from lora_dist.team import Team
 from lora_dist.training.agreement import StopTogether
 from lora_dist.training.arguments import class_config, precision_problems, sft_config
@@ -44,7 +43,7 @@ from lora_dist.training.parts import describe_trained, train_part_of, zero_stage
 from lora_dist.training.saving import save_model
 from lora_dist.training.steps import SameSteps
 from lora_dist.training.stop import StopFlag
-from lora_dist.training.validation import Losses, Validation, drop_all, drop_later, take_best
+from lora_dist.training.validation import Validation, drop_all, drop_later
 from lora_dist.world import World
 
 log = logging.getLogger(__name__)
@@ -108,33 +107,48 @@ def train_run(
     def save(where: Path, *, is_final: bool = False) -> None:
         save_model(trainer, run, folder.id, where, tokenizer, team, pretrained, is_final=is_final)
 
-    validation = None
-    if steps.validation_steps is not None:
-        validation = Validation(
-            trainer, validation_loss, save, every=steps.validation_steps,
-            patience=run.train.early_stopping_patience, metrics=folder.metrics,
-        )  # fmt: skip
+    validation = _validation_of(run, folder, trainer, steps, validation_loss, save)
     _add_callbacks(trainer, run, folder, steps, validation, stopping, progress)
     reset_peak_memory(device)
     trainer.train(resume_from_checkpoint=str(resume.folder) if resume.folder else None)
     if stopping.has_stopped:
         raise Interrupted("interrupted after saving a checkpoint; the same command resumes")
     memory = max(team.gather(peak_memory(device)), key=lambda peak: peak.bytes)
-    model_part, stage = describe_trained(trainer, run), zero_stage_of(trainer)
-    if run.train.early_stopping_patience is None:
+    if validation is None or validation.patience is None:
         save(folder.model, is_final=True)
     else:
-        best, is_adapter = Losses.of(folder.metrics).best_step, run.method.kind in ADAPTER_KINDS
-        team.first_does(lambda: take_best(folder.checkpoints, best, folder.model, is_adapter=is_adapter))
-    train_part = train_part_of(run, folder, batches, steps, memory, stage) if world.is_first else None
-    team.first_does(lambda: _finish(folder, train_part, model_part))
+        validation.leave_best(folder.model, is_adapter=run.method.kind in ADAPTER_KINDS)
+    _finish(run, folder, trainer, batches, steps, memory)
     _close(trainer)
 
 
-def _finish(folder: RunFolder, train_part: TrainPart, model_part: ModelPart) -> None:
-    """The training's figures say that `model/` is the final one; what was kept for it can then go."""
-    write_json(folder.training, {"train": train_part.model_dump(), "model": model_part.model_dump()})
-    drop_all(folder.checkpoints)
+def _validation_of(
+    run: Run,
+    folder: RunFolder,
+    trainer: AnyTrainer,
+    steps: StepPlan,
+    measure: Callable[[nn.Module], float],
+    save: Callable[[Path], None],
+) -> Validation | None:
+    """What measures the validation loss; None for a run that does not."""
+    if steps.validation_steps is None:
+        return None
+    patience = run.train.early_stopping_patience
+    return Validation(trainer, measure, save, every=steps.validation_steps, patience=patience, metrics=folder.metrics)
+
+
+def _finish(
+    run: Run, folder: RunFolder, trainer: AnyTrainer, batches: BatchPlan, steps: StepPlan, memory: PeakMemory
+) -> None:
+    """Write the training's figures, which say that `model/` is the final one; what was kept for it can then go."""
+    model_part, stage = describe_trained(trainer, run), zero_stage_of(trainer)
+
+    def write() -> None:
+        train_part = train_part_of(run, folder, batches, steps, memory, stage)
+        write_json(folder.training, {"train": train_part.model_dump(), "model": model_part.model_dump()})
+        drop_all(folder.checkpoints)
+
+    trainer.team.first_does(write)
 
 
 def _trainer_of(

@@ -91,6 +91,11 @@ class Validation(TrainerCallback):
         elif self.losses.since_best >= self.patience:
             control.should_training_stop, control.should_save = True, False
 
+    def leave_best(self, model: Path, *, is_adapter: bool) -> None:
+        """Copy the model of the lowest loss to the run's `model/`, as `take_best` does; all ranks call it."""
+        folder, step = Path(self.trainer.args.output_dir), self.losses.best_step
+        self.trainer.team.first_does(lambda: take_best(folder, step, model, is_adapter=is_adapter))
+
     def _keep(self, step: int) -> None:
         folder = Path(self.trainer.args.output_dir)
         self.save(best_folder(folder, step))
